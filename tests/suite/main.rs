@@ -1,0 +1,11 @@
+//! Integration tests: the real binary, a small configuration, bytes in, exact bytes out.
+//!
+//! One binary for all areas keeps linking short. See `common` for how to run them against an nginx.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+mod http_connection;
+mod http_core;
+mod http_location;
