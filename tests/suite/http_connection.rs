@@ -15,12 +15,22 @@ fn keepalive_and_close() {
     let s = http(PLAIN, &[]);
     let mut c = s.connect();
     for n in 0..3 {
-        let r = c.send(format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n")).response();
-        assert_eq!((r.text(), r.header("connection")), (format!("/{n}"), Some("keep-alive")));
+        let r = c
+            .send(format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .response();
+        assert_eq!(
+            (r.text(), r.header("connection")),
+            (format!("/{n}"), Some("keep-alive"))
+        );
         assert_eq!(r.version, "HTTP/1.1");
     }
-    let r = c.send("GET /c HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n").response();
-    assert_eq!((r.text().as_str(), r.header("connection")), ("/c", Some("close")));
+    let r = c
+        .send("GET /c HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n")
+        .response();
+    assert_eq!(
+        (r.text().as_str(), r.header("connection")),
+        ("/c", Some("close"))
+    );
     c.assert_closed();
 }
 
@@ -29,11 +39,16 @@ fn http_1_0_closes_unless_asked() {
     let s = http(PLAIN, &[]);
     let mut c = s.connect();
     let r = c.send("GET /x HTTP/1.0\r\n\r\n").response();
-    assert_eq!((r.version.as_str(), r.header("connection")), ("HTTP/1.1", Some("close")));
+    assert_eq!(
+        (r.version.as_str(), r.header("connection")),
+        ("HTTP/1.1", Some("close"))
+    );
     c.assert_closed();
     let mut c = s.connect();
     for _ in 0..2 {
-        let r = c.send("GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").response();
+        let r = c
+            .send("GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            .response();
         assert_eq!(r.header("connection"), Some("keep-alive"));
     }
 }
@@ -56,7 +71,8 @@ fn pipelined_requests_are_answered_in_order() {
     for n in 0..40 {
         let path = if n % 3 == 0 { "b" } else { "a" };
         if n % 4 == 0 {
-            bytes += &format!("POST /{path}{n} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde");
+            bytes +=
+                &format!("POST /{path}{n} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde");
         } else if n % 5 == 0 {
             let chunked = "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
             bytes += &format!("POST /{path}{n} HTTP/1.1\r\nHost: a\r\n{chunked}");
@@ -79,14 +95,22 @@ fn a_request_may_come_in_pieces_and_after_empty_lines() {
         let mut c = s.connect();
         c.send(&request[..cut]);
         std::thread::sleep(Duration::from_micros(300));
-        assert_eq!(c.send(&request[cut..]).response().text(), "/pieces", "cut at {cut}");
+        assert_eq!(
+            c.send(&request[cut..]).response().text(),
+            "/pieces",
+            "cut at {cut}"
+        );
     }
     let mut c = s.connect();
     for byte in request {
         c.send([*byte]);
     }
     assert_eq!(c.response().text(), "/pieces");
-    assert_eq!(s.request("\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n").text(), "/x");
+    assert_eq!(
+        s.request("\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            .text(),
+        "/x"
+    );
 }
 
 #[test]
@@ -100,11 +124,15 @@ fn bodies_of_local_answers_are_read_and_forgotten() {
         "Content-Length: 0\r\n\r\n",
         "\r\n",
     ] {
-        let r = c.send(format!("POST /x HTTP/1.1\r\nHost: a\r\n{framing}")).response();
+        let r = c
+            .send(format!("POST /x HTTP/1.1\r\nHost: a\r\n{framing}"))
+            .response();
         assert_eq!((r.status, r.text().as_str()), (200, "/x"), "{framing}");
     }
     let big = "x".repeat(300_000);
-    c.send(format!("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n{big}"));
+    c.send(format!(
+        "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n{big}"
+    ));
     assert_eq!(c.response().status, 200);
     let r = c.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").response();
     assert_eq!(r.text(), "/next");
@@ -124,15 +152,27 @@ fn header_limits() {
     assert_eq!(s.request(line(200)).status, 200);
     assert_eq!(s.request(line(1000)).status, 200);
     let r = s.request(line(1100));
-    assert_eq!((r.status, r.reason.as_str()), (414, "Request-URI Too Large"));
+    assert_eq!(
+        (r.status, r.reason.as_str()),
+        (414, "Request-URI Too Large")
+    );
     assert_eq!(r.header("connection"), Some("close"));
     let field = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(n));
     assert_eq!(s.request(field(1000)).status, 200);
     let r = s.request(field(1100));
     assert_eq!((r.status, r.reason.as_str()), (400, "Bad Request"));
-    assert!(r.text().contains("<title>400 Request Header Or Cookie Too Large</title>"));
-    assert!(r.text().contains("<center><h1>400 Bad Request</h1></center>\r\n"));
-    assert!(r.text().contains("<center>Request Header Or Cookie Too Large</center>\r\n"));
+    assert!(
+        r.text()
+            .contains("<title>400 Request Header Or Cookie Too Large</title>")
+    );
+    assert!(
+        r.text()
+            .contains("<center><h1>400 Bad Request</h1></center>\r\n")
+    );
+    assert!(
+        r.text()
+            .contains("<center>Request Header Or Cookie Too Large</center>\r\n")
+    );
     let many = |n: usize| {
         let fields = format!("X: {}\r\n", "x".repeat(700)).repeat(n);
         format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
@@ -172,7 +212,10 @@ fn body_limit() {
     };
     assert_eq!(s.request(sized("/", 1000)).text(), "1000");
     let r = s.request(sized("/", 1001));
-    assert_eq!((r.status, r.reason.as_str()), (413, "Request Entity Too Large"));
+    assert_eq!(
+        (r.status, r.reason.as_str()),
+        (413, "Request Entity Too Large")
+    );
     assert_eq!(r.header("connection"), Some("close"));
     assert_eq!(s.request(chunked("/", 1000)).text(), "1000");
     assert_eq!(s.request(chunked("/", 1001)).status, 413);
@@ -182,10 +225,18 @@ fn body_limit() {
     assert_eq!(s.request(sized("/any", 500_000)).text(), "500000");
     // Refused by its length alone, before a byte of the body.
     let mut c = s.connect();
-    let r = c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n").response();
+    let r = c
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n")
+        .response();
     assert_eq!(r.status, 413);
-    s.wait_for_text("error.log", "client intended to send too large body: 99999999 bytes");
-    s.wait_for_text("error.log", "client intended to send too large chunked body: ");
+    s.wait_for_text(
+        "error.log",
+        "client intended to send too large body: 99999999 bytes",
+    );
+    s.wait_for_text(
+        "error.log",
+        "client intended to send too large chunked body: ",
+    );
 }
 
 #[test]
@@ -226,7 +277,10 @@ fn expect_continue() {
         let mut c = s.connect();
         let head = "HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-Continue\r\n\r\n";
         let r = c.send(format!("POST {path} {head}")).response();
-        assert_eq!((r.status, r.head.as_str()), (100, "HTTP/1.1 100 Continue\r\n\r\n"));
+        assert_eq!(
+            (r.status, r.head.as_str()),
+            (100, "HTTP/1.1 100 Continue\r\n\r\n")
+        );
         assert_eq!(c.send("body").response().text(), "body");
         assert_eq!(b.last().header("expect"), None, "the proxy has answered it");
     }
@@ -236,7 +290,10 @@ fn expect_continue() {
     for (path, status) in [("/local", 403), ("/large", 413)] {
         let mut c = s.connect();
         let head = "HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
-        assert_eq!(c.send(format!("POST {path} {head}")).response().status, status);
+        assert_eq!(
+            c.send(format!("POST {path} {head}")).response().status,
+            status
+        );
     }
 }
 
@@ -287,11 +344,19 @@ fn idle_connections_are_closed() {
         &[],
     );
     let mut c = s.connect();
-    assert_eq!(c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 200);
+    assert_eq!(
+        c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .response()
+            .status,
+        200
+    );
     let start = Instant::now();
     c.assert_closed();
     let after = start.elapsed();
-    assert!(after > Duration::from_millis(200) && after < Duration::from_secs(2), "{after:?}");
+    assert!(
+        after > Duration::from_millis(200) && after < Duration::from_secs(2),
+        "{after:?}"
+    );
 }
 
 #[test]
@@ -313,7 +378,10 @@ fn a_late_head_ends_the_connection() {
         c.send(start);
         let begin = Instant::now();
         let rest = String::from_utf8_lossy(&c.rest()).into_owned();
-        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408 "), "{rest}");
+        assert!(
+            rest.is_empty() || rest.starts_with("HTTP/1.1 408 "),
+            "{rest}"
+        );
         assert!(begin.elapsed() < Duration::from_secs(2));
     }
     // Trickling does not extend the time.
@@ -323,7 +391,11 @@ fn a_late_head_ends_the_connection() {
     while begin.elapsed() < Duration::from_secs(5) && c.try_send(b"X: y\r\n").is_ok() {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begin.elapsed()
+    );
     s.wait_for_text("status.log", "408:GET / HTTP/1.1");
 }
 
@@ -345,7 +417,10 @@ fn a_late_body_ends_the_connection() {
     let mut c = s.connect();
     c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
     let rest = String::from_utf8_lossy(&c.rest()).into_owned();
-    assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408 "), "{rest}");
+    assert!(
+        rest.is_empty() || rest.starts_with("HTTP/1.1 408 "),
+        "{rest}"
+    );
     assert_eq!(s.lines("status.log", 1), ["408"]);
     assert_eq!(b.requests(), 0);
     // Between two reads, not over the whole body.
@@ -372,9 +447,14 @@ fn a_client_that_does_not_read_is_dropped() {
         &[&b],
     );
     let mut c = s.connect();
-    socket2::SockRef::from(c.tcp()).set_recv_buffer_size(4096).unwrap();
+    socket2::SockRef::from(c.tcp())
+        .set_recv_buffer_size(4096)
+        .unwrap();
     c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    s.wait_for_text("error.log", "client timed out (110: Connection timed out) while ");
+    s.wait_for_text(
+        "error.log",
+        "client timed out (110: Connection timed out) while ",
+    );
     let r = c.try_response("GET").unwrap();
     assert!(!r.complete);
 }
@@ -400,7 +480,9 @@ fn head_has_the_length_and_no_body() {
     let mut c = s.connect();
     let lengths = [("/", Some("5")), ("/b", Some("5")), ("/missing", None)];
     for (path, length) in lengths {
-        let r = c.send(format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n")).head_response();
+        let r = c
+            .send(format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .head_response();
         if length.is_some() {
             assert_eq!(r.header("content-length"), length, "{path}");
         }
@@ -427,18 +509,25 @@ fn half_closed_clients_get_their_answer() {
         &[&b],
     );
     let mut c = s.connect();
-    let r = c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").finish().response();
+    let r = c
+        .send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .finish()
+        .response();
     assert_eq!(r.text(), "local");
     c.assert_closed();
     let mut c = s.connect();
-    let r = c.send("GET /b HTTP/1.1\r\nHost: a\r\n\r\n").finish().response();
+    let r = c
+        .send("GET /b HTTP/1.1\r\nHost: a\r\n\r\n")
+        .finish()
+        .response();
     assert_eq!(r.text(), "late");
 }
 
 #[test]
 fn answers_to_old_clients_have_no_chunks() {
     let b = Backend::http(|_| {
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n".to_vec()
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+            .to_vec()
     });
     let s = http(
         r#"

@@ -50,7 +50,11 @@ fn server_names() {
         ("127.0.0.1", "first"),
         ("[::1]:80", "first"),
     ] {
-        assert_eq!(host_of(&s, &format!("Host: {host}\r\n")), expected, "Host: {host}");
+        assert_eq!(
+            host_of(&s, &format!("Host: {host}\r\n")),
+            expected,
+            "Host: {host}"
+        );
     }
 }
 
@@ -122,15 +126,24 @@ fn return_with_text() {
         &[],
     );
     let r = s.get("/text");
-    assert_eq!((r.status, r.reason.as_str(), r.text().as_str()), (200, "OK", "body\n"));
+    assert_eq!(
+        (r.status, r.reason.as_str(), r.text().as_str()),
+        (200, "OK", "body\n")
+    );
     assert_eq!(r.header("content-length"), Some("5"));
     assert_eq!(r.header("content-type"), Some("text/x-default"));
     assert_eq!(r.header("connection"), Some("close"));
     let r = s.get("/empty");
-    assert_eq!((r.status, r.header("content-length"), r.text().as_str()), (200, Some("0"), ""));
+    assert_eq!(
+        (r.status, r.header("content-length"), r.text().as_str()),
+        (200, Some("0"), "")
+    );
     assert_eq!(s.get("/nothing").header("content-length"), Some("0"));
     let r = s.get("/created");
-    assert_eq!((r.status, r.reason.as_str(), r.text().as_str()), (201, "Created", "made"));
+    assert_eq!(
+        (r.status, r.reason.as_str(), r.text().as_str()),
+        (201, "Created", "made")
+    );
     let r = s.get("/nocontent");
     assert_eq!((r.status, r.reason.as_str()), (204, "No Content"));
     assert_eq!(r.header("content-length"), None);
@@ -143,9 +156,13 @@ fn return_with_text() {
     let r = s.get("/notfound-text");
     assert_eq!((r.status, r.text().as_str()), (404, "own text"));
     assert_eq!(s.get("/type").header("content-type"), Some("text/html"));
-    s.connect().send("GET /close HTTP/1.1\r\nHost: a\r\n\r\n").assert_closed();
+    s.connect()
+        .send("GET /close HTTP/1.1\r\nHost: a\r\n\r\n")
+        .assert_closed();
     // A client that is late gets no answer: that is what 408 stands for in the log.
-    s.connect().send("GET /timeout HTTP/1.1\r\nHost: a\r\n\r\n").assert_closed();
+    s.connect()
+        .send("GET /timeout HTTP/1.1\r\nHost: a\r\n\r\n")
+        .assert_closed();
     assert_eq!(s.get("/599").status, 599);
 }
 
@@ -176,21 +193,49 @@ fn return_with_redirect() {
     let p = s.port(0);
     let location = |path: &str| {
         let r = s.get(path);
-        (r.status, r.reason.clone(), r.header("location").unwrap_or("-").to_owned())
+        (
+            r.status,
+            r.reason.clone(),
+            r.header("location").unwrap_or("-").to_owned(),
+        )
     };
     let is = |path: &str, status: u16, reason: &str, to: &str| {
-        assert_eq!(location(path), (status, reason.to_owned(), to.to_owned()), "{path}");
+        assert_eq!(
+            location(path),
+            (status, reason.to_owned(), to.to_owned()),
+            "{path}"
+        );
     };
     is("/301", 301, "Moved Permanently", "http://other//301");
-    is("/302?x=y", 302, "Moved Temporarily", &format!("http://localhost:{p}/relative?x=y"));
+    is(
+        "/302?x=y",
+        302,
+        "Moved Temporarily",
+        &format!("http://localhost:{p}/relative?x=y"),
+    );
     is("/303", 303, "See Other", "https://o/");
-    is("/307", 307, "Temporary Redirect", &format!("http://localhost:{p}/x"));
-    is("/308", 308, "Permanent Redirect", &format!("http://localhost:{p}/x"));
+    is(
+        "/307",
+        307,
+        "Temporary Redirect",
+        &format!("http://localhost:{p}/x"),
+    );
+    is(
+        "/308",
+        308,
+        "Permanent Redirect",
+        &format!("http://localhost:{p}/x"),
+    );
     is("/url", 302, "Moved Temporarily", "http://just.url/");
     is("/https", 302, "Moved Temporarily", "https://just.url/");
     is("/scheme", 302, "Moved Temporarily", "http://with.var/");
     is("/rel", 301, "Moved Permanently", "/x");
-    is("/inname", 301, "Moved Permanently", &format!("http://named.test:{p}/x"));
+    is(
+        "/inname",
+        301,
+        "Moved Permanently",
+        &format!("http://named.test:{p}/x"),
+    );
     is("/noport", 301, "Moved Permanently", "http://localhost/x");
     assert_eq!(s.get("/300").text(), "text");
     assert_eq!(s.get("/304").status, 304);
@@ -199,7 +244,10 @@ fn return_with_redirect() {
     assert_eq!(own, format!("http://127.0.0.1:{p}/relative?x="));
     let r = s.get("/301");
     assert_eq!(r.header("content-type"), Some("text/html"));
-    assert!(r.text().starts_with("<html>\r\n<head><title>301 Moved Permanently</title></head>\r\n"));
+    assert!(
+        r.text()
+            .starts_with("<html>\r\n<head><title>301 Moved Permanently</title></head>\r\n")
+    );
 }
 
 #[test]
@@ -278,7 +326,10 @@ fn built_in_error_pages() {
         assert_eq!(r.header("server"), Some(prog));
     }
     // Old browsers replace pages of less than 512 bytes by their own: msie_padding.
-    let r = s.get_with("/", "User-Agent: Mozilla/4.0 (compatible; MSIE 6.0; Windows)\r\n");
+    let r = s.get_with(
+        "/",
+        "User-Agent: Mozilla/4.0 (compatible; MSIE 6.0; Windows)\r\n",
+    );
     let comment = "<!-- a padding to disable MSIE and Chrome friendly error page -->\r\n";
     assert_eq!(r.text().matches(comment).count(), 6);
     let r = s.get_with("/", "User-Agent: Chrome/99\r\n");
@@ -300,9 +351,12 @@ fn server_tokens() {
         &[],
     );
     let with_version = |text: &str| {
-        text.strip_prefix(prog()).and_then(|rest| rest.strip_prefix('/')).is_some_and(|version| {
-            version.split('.').count() == 3 && version.bytes().all(|b| b == b'.' || b.is_ascii_digit())
-        })
+        text.strip_prefix(prog())
+            .and_then(|rest| rest.strip_prefix('/'))
+            .is_some_and(|version| {
+                version.split('.').count() == 3
+                    && version.bytes().all(|b| b == b'.' || b.is_ascii_digit())
+            })
     };
     let r = s.get("/on");
     let server = r.header("server").unwrap().to_owned();
@@ -311,8 +365,16 @@ fn server_tokens() {
     assert_eq!(s.get("/200").header("server"), Some(server.as_str()));
     let r = s.get("/off");
     assert_eq!(r.header("server"), Some(prog()));
-    assert!(r.text().contains(&format!("<hr><center>{}</center>", prog())));
-    assert!(s.get("/build").header("server").unwrap().starts_with(&server));
+    assert!(
+        r.text()
+            .contains(&format!("<hr><center>{}</center>", prog()))
+    );
+    assert!(
+        s.get("/build")
+            .header("server")
+            .unwrap()
+            .starts_with(&server)
+    );
 }
 
 #[test]
@@ -371,18 +433,30 @@ fn error_page() {
     is("/explicit", 404, "other");
     is("/rec", 200, "changed");
     let r = s.get("/away");
-    assert_eq!((r.status, r.header("location")), (302, Some("http://elsewhere//away")));
+    assert_eq!(
+        (r.status, r.header("location")),
+        (302, Some("http://elsewhere//away"))
+    );
     let r = s.get("/away301");
-    assert_eq!((r.status, r.header("location")), (301, Some("http://elsewhere/")));
+    assert_eq!(
+        (r.status, r.header("location")),
+        (301, Some("http://elsewhere/"))
+    );
     for path in ["/loop", "/inherited", "/deep"] {
         let r = s.get(path);
         assert!(r.text().contains("<center><h1>4"), "{path}: {}", r.head);
     }
     // The page is fetched by GET, except for HEAD.
-    let r = s.request("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    assert_eq!((r.status, r.text().as_str()), (404, "page for /404 of /x 404"));
+    let r =
+        s.request("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert_eq!(
+        (r.status, r.text().as_str()),
+        (404, "page for /404 of /x 404")
+    );
     let mut c = s.connect();
-    let r = c.send("HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").head_response();
+    let r = c
+        .send("HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .head_response();
     assert_eq!((r.status, r.header("content-length")), (404, Some("23")));
     c.assert_closed();
 }
@@ -405,9 +479,15 @@ fn error_page_of_a_request_error() {
     );
     let r = s.request("GET / HTTP/1.1\r\n\r\n");
     assert_eq!((r.status, r.text().as_str()), (400, "bad page"));
-    let r = s.request(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(2000)));
+    let r = s.request(format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(2000)
+    ));
     assert_eq!((r.status, r.text().as_str()), (431, "large page"));
-    let r = s.request(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(2000)));
+    let r = s.request(format!(
+        "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "x".repeat(2000)
+    ));
     assert_eq!((r.status, r.text().as_str()), (414, "bad page"));
 }
 
@@ -422,8 +502,14 @@ fn methods() {
     "#,
         &[],
     );
-    let ask = |line: &str| s.request(format!("{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
-    for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "MKCOL", "LOCK"] {
+    let ask = |line: &str| {
+        s.request(format!(
+            "{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        ))
+    };
+    for method in [
+        "GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "MKCOL", "LOCK",
+    ] {
         assert_eq!(ask(&format!("{method} /x")).text(), format!("{method} /x"));
     }
     assert_eq!(ask("MADE-UP_METHOD /x").text(), "MADE-UP_METHOD /x");
@@ -434,7 +520,9 @@ fn methods() {
     // 405 where CONNECT is understood, 400 where its target is no URI.
     assert!(matches!(ask("CONNECT a:443").status, 400 | 405));
     let mut c = s.connect();
-    let r = c.send("HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").head_response();
+    let r = c
+        .send("HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .head_response();
     assert_eq!((r.status, r.header("content-length")), (200, Some("7")));
     c.assert_closed();
 }
@@ -463,5 +551,8 @@ fn internal_locations_and_etag_free_answers() {
     );
     assert_eq!(s.get("/private").status, 404);
     assert_eq!(s.get("/open").text(), "secret");
-    assert_eq!(s.request("GET @named HTTP/1.1\r\nHost: a\r\n\r\n").status, 400);
+    assert_eq!(
+        s.request("GET @named HTTP/1.1\r\nHost: a\r\n\r\n").status,
+        400
+    );
 }

@@ -48,7 +48,11 @@ impl Req {
     /// The values of `name` in order.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let same = |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
-        self.headers.iter().filter(same).map(|field| field.1.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(same)
+            .map(|field| field.1.as_str())
+            .collect()
     }
 }
 
@@ -60,7 +64,10 @@ pub fn ok(body: impl AsRef<[u8]>) -> Vec<u8> {
 /// An answer with a length. `headers` is raw: each field ends with CRLF.
 pub fn resp(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }
 
@@ -197,7 +204,12 @@ impl Backend {
             streams: Mutex::default(),
         });
         let acceptor = listen(reserved.number, &shared);
-        Backend { port: reserved.number, shared, acceptor: Some(acceptor), _reserved: reserved }
+        Backend {
+            port: reserved.number,
+            shared,
+            acceptor: Some(acceptor),
+            _reserved: reserved,
+        }
     }
 }
 
@@ -248,7 +260,9 @@ fn remember(streams: &Mutex<Vec<TcpStream>>, stream: TcpStream) {
 
 fn serve(mut conn: Conn, number: usize, shared: &Shared, answer: &impl Fn(&Req) -> Vec<u8>) {
     for nth in 1.. {
-        let Some(mut req) = conn.try_request() else { return };
+        let Some(mut req) = conn.try_request() else {
+            return;
+        };
         (req.conn, req.nth) = (number, nth);
         shared.requests.fetch_add(1, Ordering::SeqCst);
         let bytes = answer(&req);

@@ -67,7 +67,11 @@ impl Response {
     /// The values of `name` in order.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let same = |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
-        self.headers.iter().filter(same).map(|field| field.1.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(same)
+            .map(|field| field.1.as_str())
+            .collect()
     }
 
     /// The body as text.
@@ -95,7 +99,10 @@ impl Conn {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Conn { stream: Stream::Tcp(stream), buffer: Vec::new() }
+        Conn {
+            stream: Stream::Tcp(stream),
+            buffer: Vec::new(),
+        }
     }
 
     /// Connect to a unix socket.
@@ -104,7 +111,10 @@ impl Conn {
         let stream = UnixStream::connect(path.as_ref()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Conn { stream: Stream::Unix(stream), buffer: Vec::new() }
+        Conn {
+            stream: Stream::Unix(stream),
+            buffer: Vec::new(),
+        }
     }
 
     /// The TCP stream below.
@@ -147,13 +157,15 @@ impl Conn {
     /// Read the answer to a request that was not HEAD.
     #[track_caller]
     pub fn response(&mut self) -> Response {
-        self.try_response("GET").unwrap_or_else(|e| panic!("no answer: {e}"))
+        self.try_response("GET")
+            .unwrap_or_else(|e| panic!("no answer: {e}"))
     }
 
     /// Read the answer to a HEAD request.
     #[track_caller]
     pub fn head_response(&mut self) -> Response {
-        self.try_response("HEAD").unwrap_or_else(|e| panic!("no answer: {e}"))
+        self.try_response("HEAD")
+            .unwrap_or_else(|e| panic!("no answer: {e}"))
     }
 
     /// Read one answer, or say what stood in its place. A body cut short is not an error here: see
@@ -193,7 +205,11 @@ impl Conn {
     #[track_caller]
     pub fn take(&mut self, n: usize) -> Vec<u8> {
         while self.buffer.len() < n {
-            assert!(self.fill().unwrap() > 0, "closed after {} of {n} bytes", self.buffer.len());
+            assert!(
+                self.fill().unwrap() > 0,
+                "closed after {} of {n} bytes",
+                self.buffer.len()
+            );
         }
         self.buffer.drain(..n).collect()
     }
@@ -224,7 +240,11 @@ impl Conn {
                 return String::from_utf8_lossy(&self.take(at + mark.len())).into_owned();
             }
             let got = self.fill().unwrap();
-            assert!(got > 0, "closed after {:?}", String::from_utf8_lossy(&self.buffer));
+            assert!(
+                got > 0,
+                "closed after {:?}",
+                String::from_utf8_lossy(&self.buffer)
+            );
         }
     }
 
@@ -232,7 +252,11 @@ impl Conn {
     #[track_caller]
     pub fn assert_closed(&mut self) {
         let rest = self.rest();
-        assert!(rest.is_empty(), "more came: {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "more came: {:?}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 
     /// Whether nothing comes and the connection stays open for `limit`.
@@ -253,14 +277,20 @@ impl Conn {
 
     /// Close with a reset instead of a FIN.
     pub fn reset(self) {
-        socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(self.tcp())
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 
     fn read_body(&mut self, response: &mut Response) -> Result<(), String> {
         match response.framing {
             Framing::None => {}
             Framing::Length => {
-                let length = response.header("content-length").unwrap().parse::<usize>().unwrap();
+                let length = response
+                    .header("content-length")
+                    .unwrap()
+                    .parse::<usize>()
+                    .unwrap();
                 while self.buffer.len() < length {
                     if self.fill_or_reset()? == 0 {
                         response.complete = false;
@@ -282,7 +312,9 @@ impl Conn {
     /// Reads chunks; false if the connection ended before the last one.
     fn read_chunks(&mut self, response: &mut Response) -> Result<bool, String> {
         loop {
-            let Some(line) = self.line()? else { return Ok(false) };
+            let Some(line) = self.line()? else {
+                return Ok(false);
+            };
             let valid = !line.is_empty() && line.len() <= 16;
             if !valid || !line.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(format!("bad chunk size {line:?}"));
@@ -364,7 +396,9 @@ fn parse_head(head: &str) -> Result<Response, String> {
     if !version.starts_with("HTTP/1.") || status.len() != 3 {
         return Err(format!("bad status line {status_line:?}"));
     }
-    let status = status.parse().map_err(|_| format!("bad status line {status_line:?}"))?;
+    let status = status
+        .parse()
+        .map_err(|_| format!("bad status line {status_line:?}"))?;
     let reason = parts.next().unwrap_or_default().to_owned();
     let headers = lines.map(field).collect::<Result<Vec<_>, _>>()?;
     Ok(Response {

@@ -31,7 +31,9 @@ pub fn binary() -> PathBuf {
 
 /// Whether the binary under test is an nginx.
 pub fn is_nginx() -> bool {
-    binary().file_name().is_some_and(|name| name.to_string_lossy().contains("nginx"))
+    binary()
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().contains("nginx"))
 }
 
 /// The name the program gives itself in messages and in `Server:`.
@@ -50,7 +52,10 @@ pub fn skip_on_nginx(why: &str) -> bool {
 /// Poll `condition` until it holds; panics with `what` after [`PATIENCE`].
 #[track_caller]
 pub fn wait_for(what: &str, condition: impl FnMut() -> bool) {
-    assert!(holds_within(PATIENCE, condition), "waited {PATIENCE:?} in vain for: {what}");
+    assert!(
+        holds_within(PATIENCE, condition),
+        "waited {PATIENCE:?} in vain for: {what}"
+    );
 }
 
 /// Poll `condition` until it holds or `limit` has passed; says which.
@@ -69,7 +74,11 @@ pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> boo
 
 /// Run curl with a time limit; `None`, with a word, on a machine without curl.
 pub fn curl(args: &[&str]) -> Option<Output> {
-    match Command::new("curl").args(["-sS", "--max-time", "10"]).args(args).output() {
+    match Command::new("curl")
+        .args(["-sS", "--max-time", "10"])
+        .args(args)
+        .output()
+    {
         Ok(output) => Some(output),
         Err(_) => {
             eprintln!("skipped: no curl on this machine");
@@ -114,5 +123,7 @@ impl Rng {
 
 /// FNV-1a over a body: enough to tell a damaged body from a whole one.
 pub fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

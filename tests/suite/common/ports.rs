@@ -24,9 +24,14 @@ pub fn reserve() -> Port {
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
         let number = FIRST + (offset + step) % COUNT;
-        let Ok(reservation) = UdpSocket::bind(("127.77.0.1", number)) else { continue };
+        let Ok(reservation) = UdpSocket::bind(("127.77.0.1", number)) else {
+            continue;
+        };
         if TcpListener::bind(("0.0.0.0", number)).is_ok() {
-            return Port { number, _reservation: reservation };
+            return Port {
+                number,
+                _reservation: reservation,
+            };
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);

@@ -78,7 +78,8 @@ impl Setup {
     /// `%%B0%%` … are the ports of these.
     pub fn backends(mut self, backends: &[&Backend]) -> Setup {
         for (index, backend) in backends.iter().enumerate() {
-            self.values.insert(format!("B{index}"), backend.port.to_string());
+            self.values
+                .insert(format!("B{index}"), backend.port.to_string());
         }
         self
     }
@@ -124,7 +125,11 @@ impl Setup {
     #[track_caller]
     pub fn run(self) -> (Output, Server) {
         let mut server = self.prepare();
-        let child = server.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = server
+            .command()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
         server.child = Some(child.expect("spawn"));
         let ended = server.wait_exit(PATIENCE);
         assert!(ended.is_some(), "it runs on: {}", server.error_log());
@@ -195,7 +200,9 @@ impl Server {
         } else {
             "Host: localhost\r\n"
         };
-        self.request(format!("GET {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n"))
+        self.request(format!(
+            "GET {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n"
+        ))
     }
 
     /// Send these bytes to `%%P0%%` and read one answer.
@@ -224,7 +231,10 @@ impl Server {
     /// `text` with its `%%NAME%%`s replaced.
     pub fn fill(&self, text: &str) -> String {
         let mut out = text.to_owned();
-        for key in ["HTTP"].into_iter().chain(self.values.keys().map(String::as_str)) {
+        for key in ["HTTP"]
+            .into_iter()
+            .chain(self.values.keys().map(String::as_str))
+        {
             out = out.replace(&format!("%%{key}%%"), &self.values[key]);
         }
         assert!(!out.contains("%%"), "unknown %%NAME%% in {out}");
@@ -334,7 +344,12 @@ impl Server {
     /// Run the binary on this prefix with further arguments, as `-s reload` would be.
     pub fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(binary());
-        command.arg("-p").arg(prefix_arg(&self.prefix)).args(["-c", "nginx.conf", "-e", "error.log"]);
+        command.arg("-p").arg(prefix_arg(&self.prefix)).args([
+            "-c",
+            "nginx.conf",
+            "-e",
+            "error.log",
+        ]);
         command.args(args).output().expect("run")
     }
 
@@ -348,7 +363,9 @@ impl Server {
     pub fn assert_clean(&self) {
         let log = self.error_log() + &self.read("stderr.log");
         let bad = |line: &&str| {
-            ["[alert]", "[crit]", "[emerg]", "panicked"].iter().any(|mark| line.contains(mark))
+            ["[alert]", "[crit]", "[emerg]", "panicked"]
+                .iter()
+                .any(|mark| line.contains(mark))
         };
         let lines: Vec<_> = log.lines().filter(bad).collect();
         assert!(lines.is_empty(), "not clean: {lines:#?}");
@@ -356,7 +373,12 @@ impl Server {
 
     fn command(&self) -> Command {
         let mut command = Command::new(binary());
-        command.arg("-p").arg(prefix_arg(&self.prefix)).args(["-c", "nginx.conf", "-e", "error.log"]);
+        command.arg("-p").arg(prefix_arg(&self.prefix)).args([
+            "-c",
+            "nginx.conf",
+            "-e",
+            "error.log",
+        ]);
         if !self.globals.is_empty() {
             command.arg("-g").arg(&self.globals);
         }
@@ -380,8 +402,14 @@ impl Drop for Server {
         }
         if std::thread::panicking() {
             let log = self.error_log();
-            let telling: Vec<_> = log.lines().filter(|line| !line.contains("[notice]")).collect();
-            eprintln!("kept {}; its error.log: {telling:#?}", self.prefix.display());
+            let telling: Vec<_> = log
+                .lines()
+                .filter(|line| !line.contains("[notice]"))
+                .collect();
+            eprintln!(
+                "kept {}; its error.log: {telling:#?}",
+                self.prefix.display()
+            );
             return;
         }
         if self.clean {
