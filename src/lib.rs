@@ -1,1 +1,4 @@
+//! ringway, an L4/L7 reverse proxy on io_uring. The layers are listed in `docs/architecture.md`.
+
 pub mod observe;
+pub mod upstream;

@@ -1,0 +1,246 @@
+//! The balancing methods, one file each, as pure functions: the peers, this worker's weights, the
+//! request's own record, the time and the randomness go in; the index of a peer comes out.
+//!
+//! Each method chooses the server that nginx would choose. A chosen peer is already *claimed*: one
+//! of its places is taken, and it is marked as tried by this request.
+
+use std::sync::Arc;
+
+use super::peer::Peer;
+
+pub mod consistent;
+pub mod hash;
+pub mod ip_hash;
+pub mod least_conn;
+pub mod random;
+pub mod round_robin;
+
+/// The primary or the backup servers of a snapshot, in the order of the configuration.
+#[derive(Debug)]
+pub struct PeerSet {
+    list: Box<[Arc<Peer>]>,
+    /// Running totals of the weights: peer `i` owns `[ends[i - 1], ends[i])`.
+    ends: Box<[u32]>,
+    any_down: bool,
+    any_limit: bool,
+    ring: Option<consistent::Ring>,
+}
+
+/// The smooth weights of one set, kept by one worker.
+#[derive(Debug, Default)]
+pub struct Weights {
+    list: Vec<Weight>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Weight {
+    pub(super) current: i64,
+    pub(super) effective: i64,
+}
+
+/// The peers a request has tried. Up to 64 live inline; beyond, in a vector that is reused.
+#[derive(Debug, Default)]
+pub struct Tried {
+    first: u64,
+    more: Vec<u64>,
+    any: bool,
+}
+
+/// What the hashing and random methods remember from one try of a request to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    pub(super) hash: u32,
+    pub(super) rehash: u32,
+    pub(super) tries: u32,
+    pub(super) started: bool,
+}
+
+/// Everything a method sees and may change.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// The peers to choose from.
+    pub set: &'a PeerSet,
+    /// This worker's weights of these peers.
+    pub weights: &'a mut Weights,
+    /// What this request has tried.
+    pub tried: &'a mut Tried,
+    /// Monotonic milliseconds.
+    pub now_ms: u64,
+    /// No peer of the group has a failure on record.
+    pub calm: bool,
+}
+
+impl PeerSet {
+    /// A set of peers; `consistent` builds the ketama ring as well.
+    pub fn new(list: Vec<Arc<Peer>>, consistent: bool) -> Self {
+        let mut total = 0u32;
+        let ends = list
+            .iter()
+            .map(|peer| {
+                total = total.saturating_add(peer.conf.weight);
+                total
+            })
+            .collect();
+        PeerSet {
+            ends,
+            any_down: list.iter().any(|peer| peer.conf.down),
+            any_limit: list.iter().any(|peer| peer.conf.max_conns != 0),
+            ring: consistent.then(|| consistent::Ring::new(&list)),
+            list: list.into(),
+        }
+    }
+
+    /// The peers in the order of the configuration.
+    pub fn list(&self) -> &[Arc<Peer>] {
+        &self.list
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The sum of the weights, those of servers marked `down` included.
+    pub fn total_weight(&self) -> u32 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// How many peers are not marked `down`: the tries a request may take among them.
+    pub fn tries(&self) -> u32 {
+        self.list.iter().filter(|peer| !peer.conf.down).count() as u32
+    }
+
+    /// The peer that owns `point`, which is below the total weight.
+    fn at_weight(&self, point: u32) -> usize {
+        debug_assert!(point < self.total_weight());
+        // Equal weights are the common case and need no search.
+        let guess = (point / self.list[0].conf.weight) as usize;
+        if guess < self.ends.len()
+            && point < self.ends[guess]
+            && point >= self.ends[guess] - self.list[guess].conf.weight
+        {
+            return guess;
+        }
+        self.ends.partition_point(|&end| end <= point)
+    }
+}
+
+impl Weights {
+    /// The weights a group starts with.
+    pub fn new(set: &PeerSet) -> Self {
+        Weights {
+            list: set
+                .list
+                .iter()
+                .map(|peer| Weight::full(peer.conf.weight))
+                .collect(),
+        }
+    }
+
+    pub(super) fn from_list(list: Vec<Weight>) -> Self {
+        Weights { list }
+    }
+
+    pub(super) fn list(&self) -> &[Weight] {
+        &self.list
+    }
+
+    /// Lowers the effective weight of a peer that failed, by its share of `max_fails`.
+    pub(super) fn lower(&mut self, index: usize, peer: &Peer) {
+        let conf = &peer.conf;
+        if conf.max_fails != 0 {
+            let weight = &mut self.list[index];
+            weight.effective = (weight.effective - i64::from(conf.weight / conf.max_fails)).max(0);
+        }
+    }
+}
+
+impl Weight {
+    pub(super) fn full(weight: u32) -> Self {
+        Weight {
+            current: 0,
+            effective: i64::from(weight),
+        }
+    }
+
+    /// One step of the smooth weighted round robin for a peer that could be chosen; the answer is
+    /// what it adds to the round's total.
+    fn step(&mut self, weight: u32) -> i64 {
+        let effective = self.effective;
+        self.current += effective;
+        if effective < i64::from(weight) {
+            self.effective += 1;
+        }
+        effective
+    }
+}
+
+impl Tried {
+    /// Whether peer `index` was tried.
+    pub fn has(&self, index: usize) -> bool {
+        match index {
+            0..64 => self.first >> index & 1 == 1,
+            _ => self
+                .more
+                .get(index / 64 - 1)
+                .is_some_and(|word| word >> (index % 64) & 1 == 1),
+        }
+    }
+
+    /// Marks peer `index`.
+    pub fn set(&mut self, index: usize) {
+        self.any = true;
+        if index < 64 {
+            self.first |= 1 << index;
+            return;
+        }
+        let word = index / 64 - 1;
+        if word >= self.more.len() {
+            self.more.resize(word + 1, 0);
+        }
+        self.more[word] |= 1 << (index % 64);
+    }
+
+    /// Forgets all, keeping the memory.
+    pub fn clear(&mut self) {
+        self.first = 0;
+        self.more.clear();
+        self.any = false;
+    }
+
+    /// Whether nothing was tried.
+    pub fn is_empty(&self) -> bool {
+        !self.any
+    }
+}
+
+impl View<'_> {
+    /// Whether peer `index` may be chosen: not tried, not `down`, not failed, not full.
+    fn is_open(&self, index: usize) -> bool {
+        let peer = &*self.set.list[index];
+        !self.tried.has(index)
+            && !peer.conf.down
+            && (self.calm || !peer.state.is_failed(&peer.conf, self.now_ms))
+            && (!self.set.any_limit || !peer.state.is_full(&peer.conf))
+    }
+
+    /// Whether every peer is known to be open without looking at any.
+    fn all_open(&self) -> bool {
+        self.calm && !self.set.any_down && !self.set.any_limit && self.tried.is_empty()
+    }
+
+    /// Takes a place of peer `index` and marks it as tried, whether or not that worked.
+    fn claim(&mut self, index: usize) -> bool {
+        self.tried.set(index);
+        let peer = &*self.set.list[index];
+        peer.state.claim(&peer.conf, self.now_ms)
+    }
+}
+
+/// After this many fruitless steps the hashing and random methods leave the choice to round robin.
+const TRIES_MAX: u32 = 20;

@@ -1,0 +1,312 @@
+//! Idle connections to upstream servers, kept by one worker.
+//!
+//! [`IdlePool`] is keyed by the live state of a peer, so its connections outlive reloads and changes
+//! of address for as long as the peer itself is the same. The connection used last is taken first;
+//! `keepalive N` bounds each group, and the connection idle for longest makes room.
+
+use std::sync::Arc;
+
+use super::peer::PeerState;
+
+/// The `keepalive*` directives of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `keepalive N`: idle connections kept per worker; 0 switches keepalive off.
+    pub connections: u32,
+    /// Connections are shared only among requests with the same tag (one location), which is the
+    /// default and `keepalive N local`; otherwise by the whole group.
+    pub local: bool,
+    /// `keepalive_requests`: a connection that served so many is closed.
+    pub requests: u64,
+    /// `keepalive_time` in milliseconds: a connection older than this is closed after its request.
+    pub time_ms: u64,
+    /// `keepalive_timeout` in milliseconds: a connection idle for this long is closed.
+    pub timeout_ms: u64,
+}
+
+/// A connection that can lie idle.
+pub trait Idle {
+    /// Whether the other side closed it, or sent what nobody asked for. Must not block.
+    fn is_stale(&mut self) -> bool;
+}
+
+/// A connection with what its upkeep needs to know. Made when the connection is.
+#[derive(Debug)]
+pub struct Kept<C> {
+    /// The connection itself.
+    pub conn: C,
+    /// Requests it has served, the one under way included.
+    pub requests: u64,
+    peer: Arc<PeerState>,
+    tag: u64,
+    opened_ms: u64,
+}
+
+/// The idle connections of one worker.
+#[derive(Debug)]
+pub struct IdlePool<C> {
+    nodes: Vec<Node<C>>,
+    free: Vec<u32>,
+    /// By group id: all its connections, the one put in last first.
+    groups: Vec<List>,
+    /// By peer slot: the connections of one peer, the one put in last first.
+    peers: Vec<List>,
+    len: usize,
+}
+
+impl Keepalive {
+    /// No connection is kept.
+    pub const OFF: Keepalive = Keepalive {
+        connections: 0,
+        ..Keepalive::DEFAULT
+    };
+
+    /// What a group has without any `keepalive` directive.
+    pub const DEFAULT: Keepalive = Keepalive {
+        connections: 32,
+        local: true,
+        requests: 1000,
+        time_ms: 3_600_000,
+        timeout_ms: 60_000,
+    };
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Keepalive::DEFAULT
+    }
+}
+
+impl<C> Kept<C> {
+    /// A new connection to `peer`, about to serve its first request. `tag` says with whom it may be
+    /// shared in a group with [`Keepalive::local`]; what differs in how connections are made (bind
+    /// address, TLS settings) must differ in the tag.
+    pub fn new(conn: C, peer: &Arc<PeerState>, tag: u64, now_ms: u64) -> Self {
+        Kept {
+            conn,
+            requests: 1,
+            peer: peer.clone(),
+            tag,
+            opened_ms: now_ms,
+        }
+    }
+
+    /// When the connection was made, in monotonic milliseconds.
+    pub fn opened_ms(&self) -> u64 {
+        self.opened_ms
+    }
+}
+
+impl<C: Idle> IdlePool<C> {
+    /// An empty pool.
+    pub fn new() -> Self {
+        IdlePool {
+            nodes: Vec::new(),
+            free: Vec::new(),
+            groups: Vec::new(),
+            peers: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Takes the connection to `peer` that was used last and still lives, counting one more
+    /// request. Stale and timed out ones met on the way are closed.
+    pub fn checkout(&mut self, peer: &PeerState, tag: u64, now_ms: u64) -> Option<Kept<C>> {
+        let mut at = self.peers.get(peer.slot())?.head;
+        while at != NONE {
+            let node = &mut self.nodes[at as usize];
+            let next = node.peer_links.next;
+            let Some(kept) = &mut node.kept else { break };
+            debug_assert_eq!(kept.peer.serial(), peer.serial());
+            let is_over = node.expires_ms <= now_ms || kept.conn.is_stale();
+            let fits = node.tag.is_none_or(|own| own == tag);
+            if is_over {
+                self.remove(at);
+            } else if fits {
+                let mut kept = self.remove(at)?;
+                kept.requests += 1;
+                return Some(kept);
+            }
+            at = next;
+        }
+        None
+    }
+
+    /// Keeps a connection whose request is over, unless it has served its time; then, or when the
+    /// group is full of fresher ones, a connection is dropped and thereby closed.
+    pub fn checkin(&mut self, kept: Kept<C>, group: usize, conf: &Keepalive, now_ms: u64) {
+        let is_over = kept.requests >= conf.requests
+            || now_ms.saturating_sub(kept.opened_ms) > conf.time_ms
+            || conf.timeout_ms == 0
+            || conf.connections == 0;
+        if is_over {
+            return;
+        }
+        while self
+            .groups
+            .get(group)
+            .is_some_and(|list| list.len >= conf.connections)
+        {
+            self.remove(self.groups[group].tail);
+        }
+        let tag = conf.local.then_some(kept.tag);
+        let expires_ms = now_ms.saturating_add(conf.timeout_ms);
+        self.insert(kept, group, tag, expires_ms);
+    }
+
+    /// Closes what timed out or went stale. For a timer of about a second.
+    pub fn sweep(&mut self, now_ms: u64) {
+        for at in 0..self.nodes.len() {
+            let node = &mut self.nodes[at];
+            let Some(kept) = &mut node.kept else { continue };
+            if node.expires_ms <= now_ms || kept.conn.is_stale() {
+                self.remove(at as u32);
+            }
+        }
+        if self.len == 0 {
+            *self = IdlePool::new();
+        }
+    }
+
+    /// Closes every connection, as at a graceful shutdown.
+    pub fn clear(&mut self) {
+        *self = IdlePool::new();
+    }
+
+    /// How many connections lie idle.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn insert(&mut self, kept: Kept<C>, group: usize, tag: Option<u64>, expires_ms: u64) {
+        let slot = kept.peer.slot();
+        grow(&mut self.groups, group);
+        grow(&mut self.peers, slot);
+        let (group_links, peer_links) = (
+            Links::before(self.groups[group].head),
+            Links::before(self.peers[slot].head),
+        );
+        let group = group as u32;
+        let node = Node {
+            kept: Some(kept),
+            tag,
+            expires_ms,
+            group,
+            group_links,
+            peer_links,
+        };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.nodes[at as usize] = node;
+                at
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() as u32 - 1
+            }
+        };
+        if group_links.next != NONE {
+            self.nodes[group_links.next as usize].group_links.prev = at;
+        }
+        if peer_links.next != NONE {
+            self.nodes[peer_links.next as usize].peer_links.prev = at;
+        }
+        self.groups[group as usize].push_front(at);
+        self.peers[slot].push_front(at);
+        self.len += 1;
+    }
+
+    fn remove(&mut self, at: u32) -> Option<Kept<C>> {
+        let node = &mut self.nodes[at as usize];
+        let kept = node.kept.take()?;
+        let (group, in_group, in_peer) = (node.group as usize, node.group_links, node.peer_links);
+        let slot = kept.peer.slot();
+        match in_group.prev {
+            NONE => self.groups[group].head = in_group.next,
+            prev => self.nodes[prev as usize].group_links.next = in_group.next,
+        }
+        match in_group.next {
+            NONE => self.groups[group].tail = in_group.prev,
+            next => self.nodes[next as usize].group_links.prev = in_group.prev,
+        }
+        match in_peer.prev {
+            NONE => self.peers[slot].head = in_peer.next,
+            prev => self.nodes[prev as usize].peer_links.next = in_peer.next,
+        }
+        match in_peer.next {
+            NONE => self.peers[slot].tail = in_peer.prev,
+            next => self.nodes[next as usize].peer_links.prev = in_peer.prev,
+        }
+        self.groups[group].len -= 1;
+        self.peers[slot].len -= 1;
+        self.free.push(at);
+        self.len -= 1;
+        Some(kept)
+    }
+}
+
+impl<C: Idle> Default for IdlePool<C> {
+    fn default() -> Self {
+        IdlePool::new()
+    }
+}
+
+#[derive(Debug)]
+struct Node<C> {
+    kept: Option<Kept<C>>,
+    /// The tag a request must have; `None`: any request of the group may use the connection.
+    tag: Option<u64>,
+    expires_ms: u64,
+    group: u32,
+    group_links: Links,
+    peer_links: Links,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Links {
+    prev: u32,
+    next: u32,
+}
+
+impl Links {
+    fn before(next: u32) -> Self {
+        Links { prev: NONE, next }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl List {
+    const EMPTY: List = List {
+        head: NONE,
+        tail: NONE,
+        len: 0,
+    };
+
+    fn push_front(&mut self, at: u32) {
+        self.head = at;
+        if self.tail == NONE {
+            self.tail = at;
+        }
+        self.len += 1;
+    }
+}
+
+fn grow(lists: &mut Vec<List>, index: usize) {
+    if index >= lists.len() {
+        lists.resize(index + 1, List::EMPTY);
+    }
+}
+
+/// No node: the end of a list.
+const NONE: u32 = u32::MAX;

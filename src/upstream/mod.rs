@@ -1,0 +1,19 @@
+//! What both `http` and `stream` proxy to: groups of peers, the choice among them, their health,
+//! their idle connections and the names behind them. Knows neither `http` nor `stream`.
+//!
+//! - [`pool`]: a [`Group`] is one `upstream {}` (or one implicit address); its peers are one
+//!   arc-swapped snapshot.
+//! - [`peer`]: addresses, parameters and the live counters that survive a reload by identity.
+//! - [`balance`]: one pure file per method.
+//! - [`keepalive`]: idle connections of one worker.
+
+pub mod balance;
+pub mod keepalive;
+pub mod peer;
+pub mod pool;
+
+pub use keepalive::{Idle, IdlePool, Keepalive, Kept};
+pub use peer::{Peer, PeerAddr, PeerConf, PeerState, Registry};
+pub use pool::{
+    Attempt, Group, Inputs, LocalState, Locals, Method, Outcome, Peers, Pick, ServerSpec,
+};
