@@ -446,15 +446,13 @@ impl LocalState {
             true => self.serials.iter().copied().zip(kept.copied()).collect(),
             false => Default::default(),
         };
-        let weigh = |set: &PeerSet| {
-            let weigh = |peer: &Arc<Peer>| {
-                let known = known.get(&peer.state.serial());
-                known.copied().unwrap_or(Weight::full(peer.conf.weight))
-            };
-            Weights::from_list(set.list().iter().map(weigh).collect())
+        let weigh = |peer: &Arc<Peer>| {
+            let known = known.get(&peer.state.serial()).copied();
+            known.unwrap_or(Weight::full(peer.conf.weight))
         };
-        self.primary = weigh(&peers.primary);
-        self.backup = peers.backup.as_ref().map(weigh).unwrap_or_default();
+        let backup = peers.backup.as_ref().map_or(&[][..], PeerSet::list);
+        self.primary = Weights::from_list(peers.primary.list().iter().map(weigh).collect());
+        self.backup = Weights::from_list(backup.iter().map(weigh).collect());
         self.serials.clear();
         self.serials
             .extend(peers.all().map(|peer| peer.state.serial()));

@@ -152,10 +152,9 @@ impl Weights {
 
     /// Lowers the effective weight of a peer that failed, by its share of `max_fails`.
     pub(super) fn lower(&mut self, index: usize, peer: &Peer) {
-        let conf = &peer.conf;
-        if conf.max_fails != 0 {
+        if let Some(share) = peer.conf.weight.checked_div(peer.conf.max_fails) {
             let weight = &mut self.list[index];
-            weight.effective = (weight.effective - i64::from(conf.weight / conf.max_fails)).max(0);
+            weight.effective = (weight.effective - i64::from(share)).max(0);
         }
     }
 }
