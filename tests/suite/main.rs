@@ -9,3 +9,6 @@ mod common;
 mod http_connection;
 mod http_core;
 mod http_location;
+mod http_proxy;
+mod http_proxy_response;
+mod http_proxy_retry;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ struct Shared {
     open: AtomicUsize,
     requests: AtomicUsize,
     log: Mutex<VecDeque<Req>>,
-    streams: Mutex<Vec<TcpStream>>,
+    streams: Mutex<Vec<Weak<TcpStream>>>,
 }
 
 impl Backend {
@@ -181,7 +181,9 @@ impl Backend {
     /// Cut all connections, keep listening.
     pub fn cut(&self) {
         for stream in self.shared.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+            if let Some(stream) = stream.upgrade() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         }
     }
 
@@ -230,32 +232,26 @@ fn listen(port: u16, shared: &Arc<Shared>) -> JoinHandle<()> {
             let Ok(stream) = stream else { continue };
             let number = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
             shared.open.fetch_add(1, Ordering::SeqCst);
-            if let Ok(copy) = stream.try_clone() {
-                remember(&shared.streams, copy);
-            }
+            let stream = Arc::new(stream);
+            remember(&shared.streams, &stream);
             let shared = shared.clone();
             std::thread::spawn(move || {
                 let mut conn = Conn::over(stream);
                 conn.set_read_timeout(Duration::from_secs(60));
-                let copy = conn.tcp().try_clone();
                 (shared.handler)(conn, number, &shared);
-                // The copies kept for cut() hold the descriptor open: say the end ourselves.
-                if let Ok(stream) = copy {
-                    let _ = stream.shutdown(Shutdown::Both);
-                }
                 shared.open.fetch_sub(1, Ordering::SeqCst);
             });
         }
     })
 }
 
-/// Keep `stream` for a later cut, forgetting those whose peer has gone.
-fn remember(streams: &Mutex<Vec<TcpStream>>, stream: TcpStream) {
+/// Keep `stream` for a later cut, without keeping it open.
+fn remember(streams: &Mutex<Vec<Weak<TcpStream>>>, stream: &Arc<TcpStream>) {
     let mut streams = streams.lock().unwrap();
     if streams.len() >= 64 {
-        streams.retain(|s| s.peer_addr().is_ok());
+        streams.retain(|stream| stream.strong_count() > 0);
     }
-    streams.push(stream);
+    streams.push(Arc::downgrade(stream));
 }
 
 fn serve(mut conn: Conn, number: usize, shared: &Shared, answer: &impl Fn(&Req) -> Vec<u8>) {

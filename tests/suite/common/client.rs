@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::PATIENCE;
@@ -15,7 +16,7 @@ pub struct Conn {
 }
 
 enum Stream {
-    Tcp(TcpStream),
+    Tcp(Arc<TcpStream>),
     Unix(UnixStream),
 }
 
@@ -95,7 +96,8 @@ impl Conn {
     }
 
     /// Use a connected stream.
-    pub fn over(stream: TcpStream) -> Conn {
+    pub fn over(stream: impl Into<Arc<TcpStream>>) -> Conn {
+        let stream = stream.into();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -140,7 +142,7 @@ impl Conn {
     /// Send, or say why not.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Tcp(stream) => stream.as_ref().write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),
         }
     }
@@ -367,7 +369,7 @@ impl Conn {
     fn fill(&mut self) -> Result<usize, String> {
         let mut chunk = [0u8; 65_536];
         let got = match &mut self.stream {
-            Stream::Tcp(stream) => stream.read(&mut chunk),
+            Stream::Tcp(stream) => stream.as_ref().read(&mut chunk),
             Stream::Unix(stream) => stream.read(&mut chunk),
         };
         match got {
