@@ -310,3 +310,196 @@ fn grow(lists: &mut Vec<List>, index: usize) {
 
 /// No node: the end of a list.
 const NONE: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::HashMap;
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::upstream::{Group, Method, PeerAddr, Registry, ServerSpec};
+
+    struct Conn {
+        id: u32,
+        stale: Rc<Cell<bool>>,
+    }
+
+    impl Idle for Conn {
+        fn is_stale(&mut self) -> bool {
+            self.stale.get()
+        }
+    }
+
+    fn conn(id: u32) -> Conn {
+        Conn {
+            id,
+            stale: Rc::default(),
+        }
+    }
+
+    fn peers(registry: &Registry, count: u16) -> Vec<Arc<PeerState>> {
+        let server = |n| {
+            let addr = format!("127.0.0.1:{}", 8000 + n);
+            ServerSpec::new(&addr, vec![PeerAddr::Inet(addr.parse().unwrap())])
+        };
+        let servers: Vec<_> = (0..count).map(server).collect();
+        let group = Group::new(
+            registry,
+            "g",
+            &servers,
+            Method::RoundRobin,
+            Keepalive::DEFAULT,
+        );
+        group.peers().all().map(|peer| peer.state.clone()).collect()
+    }
+
+    const SHARED: Keepalive = Keepalive {
+        connections: 3,
+        local: false,
+        ..Keepalive::DEFAULT
+    };
+
+    #[test]
+    fn the_connection_used_last_comes_first_and_the_oldest_makes_room() {
+        let peers = peers(&Registry::new(), 2);
+        let mut pool = IdlePool::new();
+        for id in 0..5 {
+            pool.checkin(
+                Kept::new(conn(id), &peers[id as usize % 2], 0, 10),
+                0,
+                &SHARED,
+                10,
+            );
+        }
+        assert_eq!(pool.len(), 3);
+        let mut take = |peer: usize| pool.checkout(&peers[peer], 0, 20).map(|kept| kept.conn.id);
+        assert_eq!([take(0), take(0), take(0)], [Some(4), Some(2), None]);
+        assert_eq!([take(1), take(1)], [Some(3), None]);
+    }
+
+    #[test]
+    fn limits_of_a_connection_end_it() {
+        let peers = peers(&Registry::new(), 1);
+        let conf = Keepalive {
+            requests: 2,
+            time_ms: 1000,
+            timeout_ms: 100,
+            ..SHARED
+        };
+        let mut pool = IdlePool::new();
+        pool.checkin(Kept::new(conn(1), &peers[0], 0, 0), 0, &conf, 0);
+        let kept = pool.checkout(&peers[0], 0, 99).unwrap();
+        assert_eq!(kept.requests, 2);
+        pool.checkin(kept, 0, &conf, 99);
+        assert!(pool.is_empty(), "keepalive_requests");
+        pool.checkin(Kept::new(conn(2), &peers[0], 0, 0), 0, &conf, 1001);
+        assert!(pool.is_empty(), "keepalive_time");
+        pool.checkin(Kept::new(conn(3), &peers[0], 0, 1001), 0, &conf, 1001);
+        assert!(
+            pool.checkout(&peers[0], 0, 1101).is_none(),
+            "keepalive_timeout"
+        );
+        pool.checkin(
+            Kept::new(conn(4), &peers[0], 0, 1101),
+            0,
+            &Keepalive::OFF,
+            1101,
+        );
+        assert!(pool.is_empty(), "keepalive 0");
+    }
+
+    #[test]
+    fn stale_connections_are_passed_over_and_swept() {
+        let peers = peers(&Registry::new(), 1);
+        let mut pool = IdlePool::new();
+        let stale = conn(2);
+        let flag = stale.stale.clone();
+        pool.checkin(Kept::new(conn(1), &peers[0], 0, 0), 0, &SHARED, 0);
+        pool.checkin(Kept::new(stale, &peers[0], 0, 0), 0, &SHARED, 0);
+        flag.set(true);
+        assert_eq!(pool.checkout(&peers[0], 0, 1).unwrap().conn.id, 1);
+        assert!(pool.is_empty());
+        pool.checkin(Kept::new(conn(3), &peers[0], 0, 0), 0, &SHARED, 0);
+        pool.sweep(59_999);
+        assert_eq!(pool.len(), 1);
+        pool.sweep(60_000);
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn local_groups_share_only_within_a_tag() {
+        let peers = peers(&Registry::new(), 1);
+        let local = Keepalive {
+            local: true,
+            ..SHARED
+        };
+        let mut pool = IdlePool::new();
+        pool.checkin(Kept::new(conn(1), &peers[0], 7, 0), 0, &local, 0);
+        assert!(pool.checkout(&peers[0], 8, 1).is_none());
+        assert_eq!(pool.checkout(&peers[0], 7, 1).unwrap().conn.id, 1);
+        pool.checkin(Kept::new(conn(2), &peers[0], 7, 0), 0, &SHARED, 0);
+        assert_eq!(pool.checkout(&peers[0], 8, 1).unwrap().conn.id, 2);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// The linked lists behave as a plain list searched from its end.
+        #[test]
+        fn agrees_with_a_plain_list(
+            steps in prop::collection::vec((0u8..10, 0usize..4, 0usize..2, 0u64..40), 1..200),
+        ) {
+            let registry = Registry::new();
+            let peers = peers(&registry, 4);
+            let conf = Keepalive { connections: 4, timeout_ms: 100, ..SHARED };
+            let mut pool = IdlePool::new();
+            let mut model: Vec<(u32, usize, usize, u64)> = Vec::new();
+            let mut flags: HashMap<u32, Rc<Cell<bool>>> = HashMap::new();
+            let mut now_ms = 0;
+            for (id, (action, peer, group, pause_ms)) in (0u32..).zip(steps) {
+                now_ms += pause_ms;
+                match action {
+                    0..=4 => {
+                        let conn = conn(id);
+                        flags.insert(id, conn.stale.clone());
+                        let kept = Kept::new(conn, &peers[peer], 0, now_ms);
+                        pool.checkin(kept, group, &conf, now_ms);
+                        if model.iter().filter(|entry| entry.2 == group).count() == 4 {
+                            let oldest = model.iter().position(|entry| entry.2 == group);
+                            model.remove(oldest.unwrap());
+                        }
+                        model.push((id, peer, group, now_ms + 100));
+                    }
+                    5..=7 => {
+                        let dead = |entry: &(u32, usize, usize, u64)| {
+                            entry.3 <= now_ms || flags[&entry.0].get()
+                        };
+                        let mut expected = None;
+                        while let Some(at) = model.iter().rposition(|entry| entry.1 == peer) {
+                            let entry = model.remove(at);
+                            if !dead(&entry) {
+                                expected = Some(entry.0);
+                                break;
+                            }
+                        }
+                        let got = pool.checkout(&peers[peer], 0, now_ms);
+                        prop_assert_eq!(got.map(|kept| kept.conn.id), expected);
+                    }
+                    8 => {
+                        if let Some(entry) = model.get(peer) {
+                            flags[&entry.0].set(true);
+                        }
+                    }
+                    _ => {
+                        pool.sweep(now_ms);
+                        model.retain(|entry| entry.3 > now_ms && !flags[&entry.0].get());
+                    }
+                }
+                prop_assert_eq!(pool.len(), model.len());
+            }
+        }
+    }
+}

@@ -372,7 +372,8 @@ impl Peers {
         self.primary.len() == 1 && self.backup.is_none()
     }
 
-    fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
+    /// Primaries, then backups.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.primary
             .list()
             .iter()

@@ -243,3 +243,6 @@ impl View<'_> {
 
 /// After this many fruitless steps the hashing and random methods leave the choice to round robin.
 const TRIES_MAX: u32 = 20;
+
+#[cfg(test)]
+mod tests;
