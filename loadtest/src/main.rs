@@ -1,1 +1,76 @@
-fn main() {}
+//! Load generator, dummy backend and comparison runner of ringway; see README.md beside it.
+
+mod args;
+mod backend;
+mod compare;
+mod histogram;
+mod http;
+mod idle;
+mod load;
+mod process;
+mod proxies;
+mod report;
+mod scenario;
+mod svg;
+mod sys;
+
+use std::process::ExitCode;
+
+use args::Args;
+
+const USAGE: &str = "\
+usage: ringway-loadtest COMMAND [OPTIONS]
+
+  backend [--listen 127.0.0.1:9000]... [--core N]
+      answer GET /BYTES with that many bytes
+  load URL [--connections 64] [--seconds 10] [--warmup 1] [--rate PER_SECOND]
+       [--new-connections] [--expect BYTES] [--pid PROXY_PID] [--core N]
+      closed loop, or open loop at a fixed rate
+  idle URL --pid PROXY_PID [--connections 10000] [--settle 5]
+      memory (PSS) per idle keepalive connection
+  compare [--rounds 5] [--seconds 3] [--warmup 0.5] [--settle 5] [--scenario NAME]...
+          [--binary target/release/ringway] [--nginx PATH]... [--haproxy PATH]...
+          [--proxies ringway,nginx,haproxy] [--out DIR] [--proxy-core 0] [--load-core 1] [--check]
+      ringway beside nginx and HAProxy; --check exits 1 when a target is missed
+";
+
+/// What every command returns: an error is one line for the user.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    sys::catch_interrupts();
+    match dispatch(&command, &words) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ringway-loadtest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: &str, words: &[String]) -> Outcome<ExitCode> {
+    match command {
+        "backend" => backend::main(&Args::parse(words, &["listen", "core"], &[])?)?,
+        "load" => {
+            let options = [
+                "connections",
+                "seconds",
+                "warmup",
+                "rate",
+                "expect",
+                "pid",
+                "core",
+            ];
+            load::main(&Args::parse(words, &options, &["new-connections"])?)?;
+        }
+        "idle" => idle::main(&Args::parse(words, &["pid", "connections", "settle"], &[])?)?,
+        "compare" => return compare::main(&Args::parse(words, compare::OPTIONS, &["check"])?),
+        "help" | "-h" | "--help" => print!("{USAGE}"),
+        "" => return Err(format!("no command given\n\n{USAGE}").into()),
+        other => return Err(format!("unknown command \"{other}\"\n\n{USAGE}").into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,288 @@
+//! `compare`: every scenario against every proxy, interleaved, and the report of it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::args::Args;
+use crate::http::Target;
+use crate::idle::{self, IdleOptions};
+use crate::load::{self, LoadOptions};
+use crate::proxies::{BackendProcess, Family, Program, Proxy};
+use crate::report::{self, Results, Row, Sample};
+use crate::scenario::{self, Kind, Scenario};
+use crate::{Outcome, svg, sys};
+
+/// The options of `compare` that take a value.
+pub const OPTIONS: &[&str] = &[
+    "rounds",
+    "seconds",
+    "warmup",
+    "settle",
+    "scenario",
+    "binary",
+    "nginx",
+    "haproxy",
+    "proxies",
+    "out",
+    "proxy-core",
+    "load-core",
+];
+
+/// Between two runs, in which a proxy closes what the last run left.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The upstream servers of every scenario; one process serves them all.
+const BACKENDS: usize = 2;
+
+/// `compare …`: measures, prints the report and writes it to the results directory.
+///
+/// # Errors
+/// Bad options; an interrupt; no proxy at all. A proxy that fails costs only its own figures.
+pub fn main(args: &Args) -> Outcome<ExitCode> {
+    args.none()?;
+    let plan = Plan::new(args)?;
+    sys::raise_descriptor_limit()?;
+    sys::pin(plan.load_core)
+        .map_err(|error| format!("core {} cannot be used: {error}", plan.load_core))?;
+    let backend = BackendProcess::start(BACKENDS)?;
+    let scratch = Scratch::new()?;
+    let mut results = Results {
+        labels: plan.labels(),
+        ..Results::default()
+    };
+    for scenario in &plan.scenarios {
+        let row = plan.measure(scenario, &backend.addresses, scratch.path())?;
+        println!("{}", report::scenario_table(&results.labels, &row));
+        results.rows.push(row);
+    }
+    let summary = report::summary(&plan.programs, &results);
+    println!("{}", summary.text);
+    plan.write(&results, &summary.text)?;
+    let failed = args.has("check") && !summary.all_met;
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// What the options ask for.
+struct Plan {
+    scenarios: Vec<Scenario>,
+    programs: Vec<Program>,
+    rounds: usize,
+    duration: Duration,
+    warmup: Duration,
+    settle: Duration,
+    proxy_core: usize,
+    load_core: usize,
+    out: PathBuf,
+}
+
+impl Plan {
+    fn new(args: &Args) -> Outcome<Self> {
+        let rounds = args.get("rounds")?.unwrap_or(5);
+        let duration = args.seconds("seconds", 3.0)?;
+        if rounds == 0 || duration.is_zero() {
+            return Err("rounds and seconds must not be 0".into());
+        }
+        let out = args.all("out").last().map(PathBuf::from);
+        Ok(Self {
+            scenarios: scenario::select(&args.all("scenario"))?,
+            programs: find_programs(args)?,
+            rounds,
+            duration,
+            warmup: args.seconds("warmup", 0.5)?,
+            settle: args.seconds("settle", 5.0)?,
+            proxy_core: args.get("proxy-core")?.unwrap_or(0),
+            load_core: args.get("load-core")?.unwrap_or(1),
+            out: out.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results")),
+        })
+    }
+
+    fn labels(&self) -> Vec<String> {
+        self.programs
+            .iter()
+            .map(|program| program.label.clone())
+            .collect()
+    }
+
+    /// All rounds of one scenario. In each round every proxy has its turn, in an order that
+    /// moves on by one per round, so that a slow phase of the machine hits all alike.
+    ///
+    /// # Errors
+    /// An interrupt.
+    fn measure(
+        &self,
+        scenario: &Scenario,
+        backends: &[SocketAddr],
+        scratch: &Path,
+    ) -> Outcome<Row> {
+        let mut row = Row::new(*scenario, self.programs.len());
+        let mut running: Vec<Option<Proxy>> = self.programs.iter().map(|_| None).collect();
+        for round in 0..self.rounds {
+            for turn in 0..self.programs.len() {
+                let index = (round + turn) % self.programs.len();
+                let program = &self.programs[index];
+                eprintln!(
+                    "{} round {}/{}: {}",
+                    scenario.name,
+                    round + 1,
+                    self.rounds,
+                    program.label
+                );
+                if row.notes.iter().any(|(column, _)| *column == index) {
+                    continue;
+                }
+                let directory = scratch.join(format!("{}-{index}", scenario.name));
+                let start = || program.start(scenario.conf, backends, &directory, self.proxy_core);
+                // Memory is measured on a process that has done nothing else.
+                let fresh = scenario.kind == Kind::Idle || running[index].is_none();
+                let sample = match fresh {
+                    true => start().map(|proxy| running[index].insert(proxy)),
+                    false => running[index].as_mut().ok_or_else(|| "it is gone".into()),
+                }
+                .and_then(|proxy| self.sample(scenario, proxy));
+                match sample {
+                    Ok(sample) => row.samples[index].push(sample),
+                    Err(error) => {
+                        sys::interrupted()?;
+                        let words = running[index].as_ref().map(Proxy::last_words);
+                        let note = format!("{error} {}", words.unwrap_or_default());
+                        row.notes.push((index, note.trim().to_owned()));
+                    }
+                }
+                if scenario.kind == Kind::Idle {
+                    running[index] = None;
+                }
+                sys::pause(PAUSE)?;
+            }
+        }
+        Ok(row)
+    }
+
+    fn sample(&self, scenario: &Scenario, proxy: &mut Proxy) -> Outcome<Sample> {
+        let address = proxy.address;
+        let path = format!("/{}", scenario.body_bytes);
+        let target = Target {
+            addr: address,
+            host: address.to_string(),
+            path,
+        };
+        let tree = proxy.tree()?;
+        if scenario.kind == Kind::Idle {
+            let connections = scenario.connections;
+            let options = IdleOptions {
+                target,
+                connections,
+                settle: self.settle,
+            };
+            let report = idle::run(&options, &tree)?;
+            return Ok(Sample::Memory {
+                bytes_each: report.bytes_each(),
+                lost: report.lost as u64,
+            });
+        }
+        let options = LoadOptions {
+            target,
+            connections: scenario.connections,
+            new_connections: scenario.kind == Kind::NewConnection,
+            rate: match scenario.kind {
+                Kind::Rate(rate) => Some(rate),
+                _ => None,
+            },
+            expect: Some(scenario.body_bytes),
+            warmup: self.warmup,
+            duration: self.duration,
+        };
+        let report = load::run(&options, Some(&tree))?;
+        match report.requests {
+            0 => Err(format!("no request succeeded ({:?})", report.errors).into()),
+            _ => Ok(Sample::load(&report)),
+        }
+    }
+
+    fn write(&self, results: &Results, summary: &str) -> Outcome<()> {
+        fs::create_dir_all(&self.out)?;
+        let tables: Vec<String> = results
+            .rows
+            .iter()
+            .map(|row| report::scenario_table(&results.labels, row))
+            .collect();
+        let markdown = format!("{}\n{summary}", tables.join("\n"));
+        fs::write(self.out.join("compare.md"), markdown)?;
+        fs::write(self.out.join("compare.tsv"), report::tsv(results))?;
+        fs::write(self.out.join("compare.svg"), svg::chart(results))?;
+        eprintln!(
+            "written: compare.md, compare.tsv and compare.svg in {}",
+            self.out.display()
+        );
+        Ok(())
+    }
+}
+
+/// The programs to measure, ringway first. One that is missing is named and left out.
+fn find_programs(args: &Args) -> Outcome<Vec<Program>> {
+    let ringway = args
+        .all("binary")
+        .last()
+        .copied()
+        .unwrap_or("target/release/ringway");
+    let mut candidates = vec![
+        (Family::Ringway, ringway, true),
+        (Family::Nginx, "/usr/sbin/nginx", true),
+        (Family::Haproxy, "/usr/sbin/haproxy", true),
+    ];
+    candidates.extend(
+        args.all("nginx")
+            .into_iter()
+            .map(|path| (Family::Nginx, path, false)),
+    );
+    candidates.extend(
+        args.all("haproxy")
+            .into_iter()
+            .map(|path| (Family::Haproxy, path, false)),
+    );
+    let wanted: Vec<&str> = match args.all("proxies").last() {
+        Some(list) => list.split(',').collect(),
+        None => vec!["ringway", "nginx", "haproxy"],
+    };
+    let mut programs = Vec::new();
+    for (family, path, counts) in candidates {
+        if !wanted.contains(&family.word()) {
+            continue;
+        }
+        match Program::find(family, Path::new(path), counts) {
+            Ok(program) => programs.push(program),
+            Err(why) => eprintln!("{} is left out: {why}", family.word()),
+        }
+    }
+    match programs.is_empty() {
+        true => Err("there is no proxy to measure".into()),
+        false => Ok(programs),
+    }
+}
+
+/// A directory for the proxies' files, removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Outcome<Self> {
+        // Not below the results: workers that gave up root must be able to reach it.
+        let path = std::env::temp_dir().join(format!("ringway-loadtest-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,423 @@
+//! The proxies that are compared: their configurations, how they start and how they end.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::process::ProcessTree;
+use crate::scenario::Conf;
+use crate::{Outcome, sys};
+
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Ports for proxies, below the range from which the kernel takes the ports of clients.
+const PORTS: std::ops::Range<u16> = 18_000..32_000;
+
+/// Whose configuration language and command line a proxy has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Family {
+    /// This project.
+    Ringway,
+    /// nginx 1.x.
+    Nginx,
+    /// HAProxy 2.2 or later.
+    Haproxy,
+}
+
+impl Family {
+    /// The word `--proxies` uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ringway => "ringway",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+}
+
+/// One program to be measured: a column of the report.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// What it is.
+    pub family: Family,
+    /// Its executable.
+    pub path: PathBuf,
+    /// Name and version, for the report.
+    pub label: String,
+    /// Whether ringway's targets speak of it; the others are for orientation.
+    pub counts: bool,
+}
+
+impl Program {
+    /// Asks the executable for its version.
+    ///
+    /// # Errors
+    /// A message for the user when it cannot be run.
+    pub fn find(family: Family, path: &Path, counts: bool) -> Result<Self, String> {
+        let output = Command::new(path)
+            .arg("-v")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("{} cannot be run: {error}", path.display()))?;
+        let text = [output.stderr, output.stdout].concat();
+        let version = parse_version(&String::from_utf8_lossy(&text));
+        let name = if family == Family::Haproxy {
+            "HAProxy"
+        } else {
+            family.word()
+        };
+        let label = version.map_or_else(|| name.to_owned(), |version| format!("{name} {version}"));
+        Ok(Self {
+            family,
+            path: path.to_owned(),
+            label,
+            counts,
+        })
+    }
+
+    /// Starts it on a free port with one worker bound to `core`, and waits until it answers.
+    /// `directory` is made and holds its files.
+    ///
+    /// # Errors
+    /// A message for the user, with what the proxy itself said.
+    pub fn start(
+        &self,
+        conf: Conf,
+        backends: &[SocketAddr],
+        directory: &Path,
+        core: usize,
+    ) -> Outcome<Proxy> {
+        fs::create_dir_all(directory)?;
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let mut command = Command::new(&self.path);
+        if self.family == Family::Haproxy {
+            let file = directory.join("haproxy.cfg");
+            fs::write(&file, haproxy_cfg(address, backends))?;
+            command.arg("-db").arg("-f").arg(file);
+        } else {
+            let file = directory.join("nginx.conf");
+            fs::write(&file, nginx_conf(conf, address, backends, directory))?;
+            fs::write(
+                directory.join("proxy.conf"),
+                reference_proxy_conf(address, backends),
+            )?;
+            command.arg("-p").arg(directory).arg("-c").arg(file);
+        }
+        let log = File::create(directory.join("output.log"))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        // SAFETY: between fork and exec only two system calls are made, no memory is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                sys::die_with_parent(libc::SIGTERM)?;
+                sys::pin(core)
+            });
+        }
+        let child = command.spawn()?;
+        let mut proxy = Proxy {
+            child,
+            address,
+            directory: directory.to_owned(),
+        };
+        proxy
+            .wait_until_ready()
+            .map_err(|why| format!("{}: {why}", self.label))?;
+        Ok(proxy)
+    }
+}
+
+/// A running proxy; ends when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    directory: PathBuf,
+}
+
+impl Proxy {
+    /// Its processes as they are now.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn tree(&self) -> io::Result<ProcessTree> {
+        ProcessTree::of(self.child.id())
+    }
+
+    /// What it wrote to its logs, the last lines only.
+    pub fn last_words(&self) -> String {
+        let mut text = String::new();
+        for name in ["output.log", "error.log"] {
+            text += &fs::read_to_string(self.directory.join(name)).unwrap_or_default();
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
+    fn wait_until_ready(&mut self) -> Outcome<()> {
+        let end = Instant::now() + START_TIMEOUT;
+        loop {
+            sys::interrupted()?;
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("ended at once ({status}):\n{}", self.last_words()).into());
+            }
+            match answers(self.address) {
+                Ok(true) => return Ok(()),
+                _ if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+                _ => return Err(format!("does not answer:\n{}", self.last_words()).into()),
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let pids = self
+            .tree()
+            .map(|tree| tree.pids().to_vec())
+            .unwrap_or_default();
+        // The process is our unreaped child, so the pid cannot have become someone else's.
+        let _ = sys::kill(self.child.id(), libc::SIGTERM);
+        let end = Instant::now() + STOP_TIMEOUT;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > end {
+                pids.iter()
+                    .for_each(|&pid| drop(sys::kill(pid, libc::SIGKILL)));
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The backend process; ends when dropped.
+#[derive(Debug)]
+pub struct BackendProcess {
+    child: Child,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl BackendProcess {
+    /// Starts this program's `backend` with `count` listeners on free ports. It inherits the
+    /// cores of the caller.
+    ///
+    /// # Errors
+    /// It could not be started or did not say where it listens.
+    pub fn start(count: usize) -> Outcome<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("backend")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        for _ in 0..count {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        // SAFETY: between fork and exec only one system call is made, no memory is allocated.
+        unsafe { command.pre_exec(|| sys::die_with_parent(libc::SIGKILL)) };
+        let mut child = command.spawn()?;
+        let stdout = child.stdout.take();
+        let mut backend = Self {
+            child,
+            addresses: Vec::new(),
+        };
+        let lines = BufReader::new(stdout.ok_or("the backend has no output")?).lines();
+        for line in lines.take(count) {
+            let line = line?;
+            let address = line.strip_prefix("listening on ").unwrap_or(&line);
+            backend.addresses.push(address.parse()?);
+        }
+        match backend.addresses.len() == count {
+            true => Ok(backend),
+            false => Err("the backend did not start".into()),
+        }
+    }
+}
+
+impl Drop for BackendProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a request to the proxy comes back with status 200.
+fn answers(address: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"GET /100 HTTP/1.1\r\nHost: ready\r\nConnection: close\r\n\r\n")?;
+    let mut first = [0; 12];
+    stream.read_exact(&mut first)?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(first.ends_with(b" 200"))
+}
+
+fn free_port() -> io::Result<u16> {
+    let span = u32::from(PORTS.end - PORTS.start);
+    let offset = std::process::id() * 7 % span;
+    let mut candidates = (0..span).map(|i| PORTS.start + ((offset + i) % span) as u16);
+    candidates
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .ok_or_else(|| io::Error::other("no free port"))
+}
+
+/// The first thing in `text` that looks like a version.
+fn parse_version(text: &str) -> Option<String> {
+    let line = text.lines().find(|line| line.contains("ersion"))?;
+    line.split([' ', '/', '-'])
+        .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_owned)
+}
+
+fn nginx_conf(
+    conf: Conf,
+    address: SocketAddr,
+    backends: &[SocketAddr],
+    directory: &Path,
+) -> String {
+    let directory = directory.display();
+    let servers: String = backends
+        .iter()
+        .map(|backend| format!("        server {backend};\n"))
+        .collect();
+    match conf {
+        Conf::Tuned => format!(
+            "daemon off;
+worker_processes 1;
+pid {directory}/proxy.pid;
+error_log {directory}/error.log error;
+
+events {{
+    worker_connections 16000;
+}}
+
+http {{
+    access_log off;
+    proxy_temp_path {directory}/proxy_temp;
+    keepalive_timeout 300s;
+    keepalive_requests 1000000000;
+
+    upstream backends {{
+{servers}        keepalive 1024;
+        keepalive_requests 1000000000;
+    }}
+
+    server {{
+        listen {address} backlog=4096;
+
+        location / {{
+            proxy_pass http://backends;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+        }}
+    }}
+}}
+"
+        ),
+        Conf::Reference => format!(
+            "daemon off;
+worker_processes 1;
+pid {directory}/proxy.pid;
+error_log {directory}/error.log error;
+
+events {{
+    worker_connections 768;
+}}
+
+http {{
+    sendfile on;
+    tcp_nopush on;
+    types_hash_max_size 2048;
+    default_type application/octet-stream;
+    access_log off;
+    gzip on;
+
+    include {directory}/proxy.conf;
+}}
+"
+        ),
+    }
+}
+
+/// The reference file, with our addresses and a listen line since port 80 is not ours.
+fn reference_proxy_conf(address: SocketAddr, backends: &[SocketAddr]) -> String {
+    let servers: String = backends
+        .iter()
+        .map(|backend| format!("    server {backend};\n"))
+        .collect();
+    format!(
+        "upstream wayshub {{
+{servers}}}
+server {{
+    listen {address};
+    server_name loadbalance.dumbways.xyz;
+
+    location / {{
+             proxy_pass http://wayshub;
+    }}
+}}
+"
+    )
+}
+
+/// One file for every scenario: keepalive on both sides is HAProxy's default.
+fn haproxy_cfg(address: SocketAddr, backends: &[SocketAddr]) -> String {
+    let servers: String = backends
+        .iter()
+        .enumerate()
+        .map(|(index, backend)| format!("    server s{index} {backend}\n"))
+        .collect();
+    format!(
+        "global
+    nbthread 1
+    maxconn 12000
+    no strict-limits
+
+defaults
+    mode http
+    timeout connect 60s
+    timeout client 300s
+    timeout server 60s
+    timeout http-keep-alive 300s
+
+frontend in
+    bind {address} backlog 4096
+    default_backend backends
+
+backend backends
+    balance roundrobin
+    http-reuse always
+{servers}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let version = |text| parse_version(text).unwrap_or_default();
+        assert_eq!(version("nginx version: nginx/1.22.1\n"), "1.22.1");
+        assert_eq!(
+            version("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://x/\n"),
+            "2.6.12"
+        );
+        assert_eq!(version("ringway version: ringway/0.1.0"), "0.1.0");
+        assert_eq!(version("usage"), "");
+    }
+
+    #[test]
+    fn a_free_port_is_free_and_not_a_clients() {
+        let port = free_port().unwrap();
+        assert!(PORTS.contains(&port));
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    }
+}

@@ -1,0 +1,443 @@
+//! From samples to tables: medians over rounds, ratios by round, targets met or missed.
+
+use std::fmt::Write;
+
+use crate::load::LoadReport;
+use crate::proxies::{Family, Program};
+use crate::scenario::{Scenario, Target};
+
+/// Latencies closer than this are the same: two buckets of the histogram.
+const LATENCY_TOLERANCE: f64 = 1.016;
+
+/// Everything measured.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// Names of the proxies: the columns.
+    pub labels: Vec<String>,
+    /// One row per scenario.
+    pub rows: Vec<Row>,
+}
+
+/// What was measured in one scenario.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Which one.
+    pub scenario: Scenario,
+    /// By proxy, then by round.
+    pub samples: Vec<Vec<Sample>>,
+    /// Proxies (by index) that failed, and why; they have no samples from then on.
+    pub notes: Vec<(usize, String)>,
+}
+
+/// One run against one proxy.
+#[derive(Clone, Copy, Debug)]
+pub enum Sample {
+    /// A load.
+    Load {
+        per_second: f64,
+        cpu_micros: f64,
+        /// Part of the CPU time spent in user mode, 0 to 1.
+        user_share: f64,
+        /// Part of the time the proxy's core worked for it, 0 to 1.
+        busy: f64,
+        p50_micros: f64,
+        p99_micros: f64,
+        p999_micros: f64,
+        errors: u64,
+    },
+    /// Idle connections.
+    Memory { bytes_each: f64, lost: u64 },
+}
+
+impl Sample {
+    /// The figures of a load whose proxy was watched.
+    pub fn load(report: &LoadReport) -> Self {
+        let cpu = report.cpu.unwrap_or_default();
+        Self::Load {
+            per_second: report.per_second(),
+            cpu_micros: report.cpu_micros().unwrap_or_default(),
+            user_share: cpu.user_share(),
+            busy: cpu.total.as_secs_f64() / report.elapsed.as_secs_f64(),
+            p50_micros: report.latencies.micros(0.5),
+            p99_micros: report.latencies.micros(0.99),
+            p999_micros: report.latencies.micros(0.999),
+            errors: report.errors.total(),
+        }
+    }
+
+    /// The figure that is compared: CPU µs per request, or bytes per connection. Less is better.
+    pub fn cost(&self) -> f64 {
+        match self {
+            Self::Load { cpu_micros, .. } => *cpu_micros,
+            Self::Memory { bytes_each, .. } => *bytes_each,
+        }
+    }
+
+    /// The columns of the TSV after scenario, proxy and round, in the order of [`TSV_COLUMNS`].
+    fn columns(&self) -> [f64; 9] {
+        match *self {
+            Self::Load {
+                per_second,
+                cpu_micros,
+                user_share,
+                busy,
+                p50_micros,
+                p99_micros,
+                p999_micros,
+                errors,
+            } => [
+                per_second,
+                cpu_micros,
+                user_share * 100.0,
+                busy * 100.0,
+                p50_micros,
+                p99_micros,
+                p999_micros,
+                f64::NAN,
+                errors as f64,
+            ],
+            Self::Memory { bytes_each, lost } => {
+                let mut columns = [f64::NAN; 9];
+                (columns[7], columns[8]) = (bytes_each, lost as f64);
+                columns
+            }
+        }
+    }
+}
+
+const TSV_COLUMNS: &str = "scenario\tproxy\tround\trequests_per_second\tcpu_us_per_request\t\
+    user_percent\tcore_busy_percent\tp50_us\tp99_us\tp99.9_us\tpss_bytes_per_connection\terrors";
+
+impl Row {
+    /// A row without samples for so many proxies.
+    pub fn new(scenario: Scenario, proxies: usize) -> Self {
+        Self {
+            scenario,
+            samples: vec![Vec::new(); proxies],
+            notes: Vec::new(),
+        }
+    }
+
+    /// The median over rounds of [`Sample::cost`].
+    pub fn median_cost(&self, proxy: usize) -> Option<f64> {
+        median(self.samples[proxy].iter().map(Sample::cost))
+    }
+
+    fn median_column(&self, proxy: usize, column: usize) -> Option<f64> {
+        median(
+            self.samples[proxy]
+                .iter()
+                .map(|sample| sample.columns()[column]),
+        )
+    }
+
+    fn errors(&self, proxy: usize) -> u64 {
+        let errors = |sample: &Sample| match sample {
+            Sample::Load { errors, .. } => *errors,
+            Sample::Memory { lost, .. } => *lost,
+        };
+        self.samples[proxy].iter().map(errors).sum()
+    }
+
+    /// Median over rounds of how much more work per CPU-second `ours` does than `theirs`: both
+    /// figures of a ratio come from the same round, so that slow phases of the machine cancel.
+    fn ratio(&self, ours: usize, theirs: usize) -> Option<f64> {
+        let pairs = self.samples[ours].iter().zip(&self.samples[theirs]);
+        median(pairs.map(|(ours, theirs)| theirs.cost() / ours.cost()))
+    }
+}
+
+/// The table of one scenario, in Markdown.
+pub fn scenario_table(labels: &[String], row: &Row) -> String {
+    let mut text = format!("### {}: {}\n\n", row.scenario.name, row.scenario.title);
+    let memory = matches!(row.scenario.target, Target::Memory(_));
+    text += match memory {
+        true => "| proxy | bytes per connection | connections lost |\n|---|--:|--:|\n",
+        false => {
+            "| proxy | requests/s | CPU µs/request | of it user | core busy | p50 µs | p99 µs \
+             | p99.9 µs | errors |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+        }
+    };
+    for (proxy, label) in labels.iter().enumerate() {
+        if row.samples[proxy].is_empty() {
+            continue;
+        }
+        let cell = |column| row.median_column(proxy, column).unwrap_or(f64::NAN);
+        let errors = row.errors(proxy);
+        let _ = match memory {
+            true => writeln!(text, "| {label} | {:.0} | {errors} |", cell(7)),
+            false => writeln!(
+                text,
+                "| {label} | {:.0} | {:.2} | {:.0} % | {:.0} % | {:.0} | {:.0} | {:.0} | {errors} |",
+                cell(0),
+                cell(1),
+                cell(2),
+                cell(3),
+                cell(4),
+                cell(5),
+                cell(6)
+            ),
+        };
+    }
+    for (proxy, why) in &row.notes {
+        let _ = writeln!(text, "\n{} failed: {why}", labels[*proxy]);
+    }
+    text
+}
+
+/// The verdicts over all scenarios.
+pub struct Summary {
+    /// A Markdown table.
+    pub text: String,
+    /// Whether every target was measured and reached, and without errors.
+    pub all_met: bool,
+}
+
+/// ringway's ratio to each of the others, beside its targets.
+pub fn summary(programs: &[Program], results: &Results) -> Summary {
+    let mut summary = Summary {
+        text: String::new(),
+        all_met: true,
+    };
+    let Some(ours) = programs
+        .iter()
+        .position(|program| program.family == Family::Ringway)
+    else {
+        summary.text = "ringway was not measured: no ratios.\n".to_owned();
+        summary.all_met = false;
+        return summary;
+    };
+    summary.text = format!(
+        "### {} in each scenario\n\n\
+         | scenario | against | figure | ringway | theirs | ratio | target | reached |\n\
+         |---|---|---|--:|--:|--:|--:|---|\n",
+        results.labels[ours]
+    );
+    for row in &results.rows {
+        let measured = row
+            .samples
+            .get(ours)
+            .is_some_and(|samples| !samples.is_empty());
+        if !measured || row.errors(ours) > 0 {
+            summary.all_met = false;
+            let why = if measured { "errors" } else { "not measured" };
+            let _ = writeln!(
+                summary.text,
+                "| {} | | {why} | | | | | no |",
+                row.scenario.name
+            );
+        }
+        if measured {
+            add_verdicts(&mut summary, programs, row, ours);
+        }
+    }
+    summary
+}
+
+fn add_verdicts(summary: &mut Summary, programs: &[Program], row: &Row, ours: usize) {
+    let Some(cost) = row.median_cost(ours) else {
+        return;
+    };
+    let name = row.scenario.name;
+    if let Target::Memory(limit) = row.scenario.target {
+        let met = cost <= limit;
+        summary.all_met &= met;
+        let _ = writeln!(
+            summary.text,
+            "| {name} | – | bytes each | {cost:.0} | | | ≤ {limit:.0} | {} |",
+            yes(met)
+        );
+    }
+    for (theirs, program) in programs
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| *index != ours)
+    {
+        let Some((their_cost, ratio)) = row.median_cost(theirs).zip(row.ratio(ours, theirs)) else {
+            summary.all_met &= !program.counts;
+            continue;
+        };
+        let target = work_target(row.scenario.target, program);
+        let figure = if target_is_memory(row) {
+            "bytes each"
+        } else {
+            "CPU µs/request"
+        };
+        let (wanted, reached) = match target {
+            Some(target) => {
+                summary.all_met &= ratio >= target;
+                (format!("≥ {target:.2}"), yes(ratio >= target))
+            }
+            None => (String::new(), ""),
+        };
+        let _ = writeln!(
+            summary.text,
+            "| {name} | {} | {figure} | {cost:.2} | {their_cost:.2} | {ratio:.2} | {wanted} | {reached} |",
+            program.label
+        );
+        if matches!(row.scenario.target, Target::WorkAndLatency { .. }) {
+            add_latencies(summary, program, row, (ours, theirs));
+        }
+    }
+}
+
+/// p99 and p99.9 must not be above the other's.
+fn add_latencies(summary: &mut Summary, program: &Program, row: &Row, pair: (usize, usize)) {
+    for (figure, column) in [("p99 µs", 5), ("p99.9 µs", 6)] {
+        let cell = |proxy| row.median_column(proxy, column).unwrap_or(f64::NAN);
+        let (mine, their) = (cell(pair.0), cell(pair.1));
+        let met = mine <= their * LATENCY_TOLERANCE;
+        summary.all_met &= met || !program.counts;
+        let (wanted, reached) = if program.counts {
+            ("≥ 1.00", yes(met))
+        } else {
+            ("", "")
+        };
+        let _ = writeln!(
+            summary.text,
+            "| {} | {} | {figure} | {mine:.0} | {their:.0} | {:.2} | {wanted} | {reached} |",
+            row.scenario.name,
+            program.label,
+            their / mine
+        );
+    }
+}
+
+fn work_target(target: Target, program: &Program) -> Option<f64> {
+    let (Target::Work { nginx, haproxy } | Target::WorkAndLatency { nginx, haproxy }) = target
+    else {
+        return None;
+    };
+    match program.family {
+        Family::Nginx if program.counts => Some(nginx),
+        Family::Haproxy if program.counts => Some(haproxy),
+        _ => None,
+    }
+}
+
+fn target_is_memory(row: &Row) -> bool {
+    matches!(row.scenario.target, Target::Memory(_))
+}
+
+fn yes(met: bool) -> &'static str {
+    if met { "yes" } else { "**no**" }
+}
+
+/// Every sample as tab-separated values with a line of names.
+pub fn tsv(results: &Results) -> String {
+    let mut text = format!("{TSV_COLUMNS}\n");
+    for row in &results.rows {
+        for (label, samples) in results.labels.iter().zip(&row.samples) {
+            for (round, sample) in samples.iter().enumerate() {
+                let _ = write!(text, "{}\t{label}\t{}", row.scenario.name, round + 1);
+                for value in sample.columns() {
+                    let _ = match value.is_nan() {
+                        true => write!(text, "\t"),
+                        false => write!(text, "\t{value:.2}"),
+                    };
+                }
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::scenario;
+
+    fn load(cpu_micros: f64) -> Sample {
+        Sample::Load {
+            per_second: 1e6 / cpu_micros,
+            cpu_micros,
+            user_share: 0.25,
+            busy: 1.0,
+            p50_micros: 100.0,
+            p99_micros: 200.0,
+            p999_micros: 300.0,
+            errors: 0,
+        }
+    }
+
+    fn program(family: Family) -> Program {
+        let label = family.word().to_owned();
+        Program {
+            family,
+            path: PathBuf::new(),
+            label,
+            counts: true,
+        }
+    }
+
+    fn results(name: &str, ours: &[f64], theirs: &[f64]) -> (Vec<Program>, Results) {
+        let programs = vec![program(Family::Ringway), program(Family::Nginx)];
+        let mut row = Row::new(scenario::select(&[name]).unwrap()[0], 2);
+        row.samples[0] = ours.iter().copied().map(load).collect();
+        row.samples[1] = theirs.iter().copied().map(load).collect();
+        let labels = programs
+            .iter()
+            .map(|program| program.label.clone())
+            .collect();
+        (
+            programs,
+            Results {
+                labels,
+                rows: vec![row],
+            },
+        )
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median([4.0, 1.0].into_iter()), Some(2.5));
+        assert_eq!(median(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn ratios_pair_the_samples_of_a_round() {
+        let (_, results) = results("small100-64", &[10.0, 20.0, 10.0], &[15.0, 30.0, 15.0]);
+        assert_eq!(results.rows[0].ratio(0, 1), Some(1.5));
+    }
+
+    #[test]
+    fn targets_reached_and_missed() {
+        let (programs, good) = results("small100-64", &[10.0], &[12.5]);
+        assert!(summary(&programs, &good).all_met);
+        let (programs, bad) = results("small100-64", &[10.0], &[11.0]);
+        let summary = summary(&programs, &bad);
+        assert!(!summary.all_met);
+        assert!(summary.text.contains(
+            "| small100-64 | nginx | CPU µs/request | 10.00 | 11.00 | 1.10 | ≥ 1.20 | **no** |"
+        ));
+    }
+
+    #[test]
+    fn a_missing_figure_is_not_a_reached_target() {
+        let (programs, results) = results("small100-64", &[], &[11.0]);
+        assert!(!summary(&programs, &results).all_met);
+    }
+
+    #[test]
+    fn tsv_has_a_field_per_column() {
+        let (_, results) = results("rate10k", &[10.0], &[11.0]);
+        let text = tsv(&results);
+        let fields: Vec<usize> = text.lines().map(|line| line.split('\t').count()).collect();
+        assert_eq!(fields, [12, 12, 12]);
+    }
+}
