@@ -1,4 +1,6 @@
 //! ringway, an L4/L7 reverse proxy on io_uring. The layers are listed in `docs/architecture.md`.
 
+pub mod base;
+pub mod config;
 pub mod observe;
 pub mod upstream;

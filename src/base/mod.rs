@@ -1,0 +1,1 @@
+//! Facts of time, text and bytes that everything else may use.
