@@ -12,3 +12,5 @@ mod http_location;
 mod http_proxy;
 mod http_proxy_response;
 mod http_proxy_retry;
+mod http_smuggling;
+mod http_upstream;
