@@ -4,3 +4,4 @@ pub mod base;
 pub mod config;
 pub mod observe;
 pub mod upstream;
+pub mod vars;

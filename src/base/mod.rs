@@ -1,1 +1,4 @@
 //! Facts of time, text and bytes that everything else may use.
+
+pub mod hash;
+pub mod regex;
