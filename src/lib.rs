@@ -2,6 +2,7 @@
 
 pub mod base;
 pub mod config;
+pub mod http;
 pub mod observe;
 pub mod upstream;
 pub mod vars;
