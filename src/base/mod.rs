@@ -1,4 +1,5 @@
 //! Facts of time, text and bytes that everything else may use.
 
 pub mod hash;
+pub mod listen;
 pub mod regex;

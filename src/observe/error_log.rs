@@ -8,6 +8,8 @@ use std::sync::{Arc, LazyLock};
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::config::{self, ConfigError, Node, Reader};
+
 use super::level::Level;
 use super::writer::{self, Form, Sink};
 use super::{syslog, time};
@@ -18,10 +20,10 @@ const LINE_MAX: usize = 8 << 10;
 /// What a line says about where it happened: a client connection, a request, a session.
 pub trait Context {
     /// The number shown as `*17`.
-    fn connection(&self) -> Option<u64>;
+    fn connection(&self) -> u64;
 
     /// Appends what follows the message: `, client: …, server: …, request: "…"`.
-    fn append_suffix(&self, out: &mut Vec<u8>);
+    fn write_suffix(&self, out: &mut Vec<u8>) -> io::Result<()>;
 }
 
 /// One `error_log` directive: where to, and which levels.
@@ -52,7 +54,8 @@ impl TargetSpec {
         }
     }
 
-    /// Parses the arguments of `error_log`. `resolve` makes a relative path absolute. The error is
+    /// Parses the arguments of `error_log` from a command line or a generated configuration; see
+    /// [`parse`] for files. `resolve` makes a relative path absolute. The error is
     /// the message for the configuration error.
     pub fn parse(
         arguments: &[&[u8]],
@@ -113,12 +116,19 @@ impl Destination {
     }
 }
 
-/// The open targets of one scope of the configuration. Cheap to ask, never blocks.
-#[derive(Debug)]
+/// Reads an `error_log` directive. (contexts main, http, server, location, stream)
+pub fn parse(reader: &mut Reader<'_>, node: &Node) -> config::Result<TargetSpec> {
+    let arguments: Vec<&[u8]> = node.args().iter().map(|word| &*word.bytes).collect();
+    TargetSpec::parse(&arguments, |_| reader.path(&node.words[1]))
+        .map_err(|message| ConfigError::at(node.span(), message))
+}
+
+/// The open targets of one scope of the configuration. Cheap to ask and to clone, never blocks.
+#[derive(Clone, Debug)]
 pub struct ErrorLog {
     /// The least grave level any target takes.
     level: Level,
-    targets: Box<[Target]>,
+    targets: Arc<[Target]>,
 }
 
 #[derive(Debug)]
@@ -151,7 +161,7 @@ impl ErrorLog {
             .unwrap_or(Level::Emerg);
         Ok(ErrorLog {
             level,
-            targets: targets.into_boxed_slice(),
+            targets: targets.into(),
         })
     }
 
@@ -163,7 +173,7 @@ impl ErrorLog {
         };
         ErrorLog::open(&[spec]).unwrap_or(ErrorLog {
             level: Level::Emerg,
-            targets: Box::new([]),
+            targets: Arc::new([]),
         })
     }
 
@@ -175,7 +185,7 @@ impl ErrorLog {
 
     /// Writes one line to every target that takes `level`. Use through [`log_at!`](crate::log_at).
     #[cold]
-    pub fn log(&self, level: Level, context: Option<&dyn Context>, message: fmt::Arguments<'_>) {
+    pub fn log(&self, level: Level, message: fmt::Arguments<'_>, context: Option<&dyn Context>) {
         let mut line = writer::buffer();
         append_line(&mut line, level, context, message);
         let mut reached_stderr = false;
@@ -200,7 +210,7 @@ macro_rules! log_at {
         let log = &$log;
         let level = $level;
         if log.enabled(level) {
-            log.log(level, $context, ::std::format_args!($($message)+));
+            log.log(level, ::std::format_args!($($message)+), $context);
         }
     }};
 }
@@ -221,8 +231,8 @@ pub fn process_log() -> Guard<Arc<ErrorLog>> {
 }
 
 /// Replaces the process's error log: after the configuration was read, and by each reload.
-pub fn set_process_log(log: Arc<ErrorLog>) {
-    PROCESS_LOG.store(log);
+pub fn set_process_log(log: ErrorLog) {
+    PROCESS_LOG.store(Arc::new(log));
 }
 
 /// While on (from the start until the process serves), messages from `warn` up also appear on
@@ -246,12 +256,12 @@ fn append_line(
     // SAFETY: gettid has no preconditions and cannot fail.
     let tid = unsafe { libc::gettid() };
     let _ = write!(line, " [{}] {pid}#{tid}: ", level.name());
-    if let Some(connection) = context.and_then(Context::connection) {
-        let _ = write!(line, "*{connection} ");
+    if let Some(context) = context {
+        let _ = write!(line, "*{} ", context.connection());
     }
     let _ = line.write_fmt(message);
     if let Some(context) = context {
-        context.append_suffix(line);
+        let _ = context.write_suffix(line);
     }
     line.truncate(LINE_MAX - 1);
     // A message may quote what a client sent: it must not be able to forge a second line.
@@ -317,12 +327,12 @@ mod tests {
     struct Request;
 
     impl Context for Request {
-        fn connection(&self) -> Option<u64> {
-            Some(17)
+        fn connection(&self) -> u64 {
+            17
         }
 
-        fn append_suffix(&self, out: &mut Vec<u8>) {
-            out.extend_from_slice(b", client: 127.0.0.1, request: \"GET / HTTP/1.1\"");
+        fn write_suffix(&self, out: &mut Vec<u8>) -> io::Result<()> {
+            write!(out, ", client: 127.0.0.1, request: \"GET / HTTP/1.1\"")
         }
     }
 

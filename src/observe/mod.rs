@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 
 pub use crate::{log_at, log_process};
-pub use error_log::{Context, ErrorLog, process_log as log};
+pub use error_log::{Context, ErrorLog, TargetSpec, process_log as log};
 pub use level::Level;
 
 /// An I/O error as log lines show it: `(111: Connection refused)`.

@@ -391,8 +391,8 @@ fn reopen_all() {
 
 fn open(path: &Path) -> io::Result<File> {
     let standard = match path.to_str() {
-        Some("/dev/stderr") => Some(io::stderr().as_fd().try_clone_to_owned()?).map(File::from),
-        Some("/dev/stdout") => Some(io::stdout().as_fd().try_clone_to_owned()?).map(File::from),
+        Some("/dev/stderr") => Some(File::from(io::stderr().as_fd().try_clone_to_owned()?)),
+        Some("/dev/stdout") => Some(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
         _ => None,
     };
     match standard {

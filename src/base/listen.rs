@@ -1,0 +1,60 @@
+//! What `listen` says: the address and the socket options. Shared by every kind of server and by the
+//! code that opens the sockets.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddr {
+    /// An internet address; a wildcard has the unspecified address.
+    Inet(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ListenAddr::Inet(addr) => addr.fmt(f),
+            ListenAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Socket options of `listen`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// `backlog=`; nginx's default on Linux is 511.
+    pub backlog: Option<i32>,
+    /// `rcvbuf=`, bytes.
+    pub rcvbuf: Option<usize>,
+    /// `sndbuf=`, bytes.
+    pub sndbuf: Option<usize>,
+    /// `so_keepalive=`.
+    pub so_keepalive: Option<KeepaliveOption>,
+    /// `ipv6only=`; on by default.
+    pub ipv6only: Option<bool>,
+    /// `fastopen=`: queue length.
+    pub fastopen: Option<i32>,
+    /// `deferred`: TCP_DEFER_ACCEPT.
+    pub deferred: bool,
+    /// `reuseport` was written. Workers always have a socket each where it is possible.
+    pub reuseport: bool,
+}
+
+/// The value of `so_keepalive=`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeepaliveOption {
+    /// `on` or `off`.
+    Switch(bool),
+    /// `keepidle:keepintvl:keepcnt`; seconds, seconds, probes.
+    Tuned {
+        /// Seconds of silence before the first probe.
+        idle: Option<u32>,
+        /// Seconds between probes.
+        interval: Option<u32>,
+        /// Unanswered probes that end the connection.
+        count: Option<u32>,
+    },
+}
