@@ -4,5 +4,6 @@ pub mod base;
 pub mod config;
 pub mod http;
 pub mod observe;
+pub mod ring;
 pub mod upstream;
 pub mod vars;

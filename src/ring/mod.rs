@@ -1,0 +1,45 @@
+//! The engine: every I/O operation that the rest of the program awaits.
+//!
+//! A worker is one thread with one io_uring, driven by tokio-uring; [`start`] makes both. What is
+//! here belongs to the thread that made it and stays there. This is the only module that names
+//! tokio-uring or io_uring, so that another engine can take its place.
+//!
+//! - An operation is submitted when it is called for, not when it is first polled: a send and the
+//!   receive of its answer go to the kernel together, and the first may be awaited after the
+//!   second. The kernel gets all that a turn of the loop has queued in one system call.
+//! - A receive that waits holds no buffer ([`Socket::recv`]).
+//! - Nothing is cancelled. A deadline ([`Socket::set_deadline`]) or the socket's drop shuts the
+//!   socket down, which completes what is pending.
+
+mod addr;
+mod buffers;
+mod chunk;
+mod connect;
+mod engine;
+mod file;
+mod listener;
+mod op;
+mod poll;
+mod probe;
+mod recv;
+mod send;
+mod slots;
+mod socket;
+mod splice;
+#[cfg(test)]
+mod tests;
+
+pub use addr::Addr;
+pub use buffers::Buffers;
+pub use chunk::Chunk;
+pub use connect::{ConnectOpts, connect};
+pub use engine::{EngineConf, Usage, on_sweep, sleep, spawn, start, usage, yield_now};
+pub use file::File;
+pub use listener::Listener;
+pub use poll::Readiness;
+pub use probe::{Unavailable, probe};
+pub use recv::{Class, Expect, Recv};
+pub use send::{Payload, Send, SendParts};
+pub use socket::Socket;
+pub use splice::{Side, SpliceError, SpliceLimits, splice_body, splice_file};
+pub use tokio::task::JoinHandle;
