@@ -6,14 +6,19 @@
 //! - [`peer`]: addresses, parameters and the live counters that survive a reload by identity.
 //! - [`balance`]: one pure file per method.
 //! - [`keepalive`]: idle connections of one worker.
+//! - [`address`], [`resolve`]: names, looked up while loading and at run time.
 
+pub mod address;
 pub mod balance;
 pub mod keepalive;
 pub mod peer;
 pub mod pool;
+pub mod resolve;
 
+pub use address::Target;
 pub use keepalive::{Idle, IdlePool, Keepalive, Kept};
 pub use peer::{Peer, PeerAddr, PeerConf, PeerState, Registry};
 pub use pool::{
     Attempt, Group, Inputs, LocalState, Locals, Method, Outcome, Peers, Pick, ServerSpec,
 };
+pub use resolve::{ResolveError, Resolver, ResolverConf, Watched};
