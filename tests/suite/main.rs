@@ -6,11 +6,15 @@
 
 mod common;
 
+mod http_bodies;
+mod http_broken_backends;
 mod http_connection;
 mod http_core;
 mod http_location;
+mod http_map;
 mod http_proxy;
 mod http_proxy_response;
 mod http_proxy_retry;
+mod http_rewrite;
 mod http_smuggling;
 mod http_upstream;
