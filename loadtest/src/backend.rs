@@ -79,7 +79,6 @@ impl Backend {
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let events = self.epoll.wait(None)?;
-            sys::interrupted()?;
             for index in 0..events {
                 let (token, _) = self.epoll.event(index);
                 match token.checked_sub(self.listeners.len()) {

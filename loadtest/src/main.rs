@@ -41,7 +41,6 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
     let words: Vec<String> = words.collect();
-    sys::catch_interrupts();
     match dispatch(&command, &words) {
         Ok(code) => code,
         Err(error) => {
@@ -52,6 +51,10 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: &str, words: &[String]) -> Outcome<ExitCode> {
+    // The backend has nothing to clean up: signals may simply end it.
+    if command != "backend" {
+        sys::catch_interrupts();
+    }
     match command {
         "backend" => backend::main(&Args::parse(words, &["listen", "core"], &[])?)?,
         "load" => {

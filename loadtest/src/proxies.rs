@@ -125,9 +125,7 @@ impl Program {
             address,
             directory: directory.to_owned(),
         };
-        proxy
-            .wait_until_ready()
-            .map_err(|why| format!("{}: {why}", self.label))?;
+        proxy.wait_until_ready()?;
         Ok(proxy)
     }
 }

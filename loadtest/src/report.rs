@@ -218,9 +218,14 @@ pub fn summary(programs: &[Program], results: &Results) -> Summary {
             .samples
             .get(ours)
             .is_some_and(|samples| !samples.is_empty());
-        if !measured || row.errors(ours) > 0 {
+        let failed = row.notes.iter().any(|(proxy, _)| *proxy == ours);
+        if !measured || failed || row.errors(ours) > 0 {
             summary.all_met = false;
-            let why = if measured { "errors" } else { "not measured" };
+            let why = match (measured, failed) {
+                (true, false) => "errors",
+                (_, true) => "failed",
+                _ => "not measured",
+            };
             let _ = writeln!(
                 summary.text,
                 "| {} | | {why} | | | | | no |",

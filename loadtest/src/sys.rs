@@ -16,6 +16,7 @@ pub const WRITE: u32 = libc::EPOLLOUT as u32;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Turns SIGINT and SIGTERM into [`interrupted`], so that destructors end child processes.
+/// Whoever waits must look at it now and then: a signal just before a wait does not end the wait.
 pub fn catch_interrupts() {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let handler = note_interrupt as extern "C" fn(c_int);
