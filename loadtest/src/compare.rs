@@ -1,15 +1,16 @@
 //! `compare`: every scenario against every proxy, interleaved, and the report of it.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::http::Target;
 use crate::idle::{self, IdleOptions};
 use crate::load::{self, LoadOptions};
+use crate::process::{self, ProcessTree};
 use crate::proxies::{BackendProcess, Family, Program, Proxy};
 use crate::report::{self, Results, Row, Sample};
 use crate::scenario::{self, Kind, Scenario};
@@ -53,7 +54,7 @@ pub fn main(args: &Args) -> Outcome<ExitCode> {
         ..Results::default()
     };
     for scenario in &plan.scenarios {
-        let row = plan.measure(scenario, &backend.addresses, scratch.path())?;
+        let row = plan.measure(scenario, &backend, scratch.path())?;
         println!("{}", report::scenario_table(&results.labels, &row));
         results.rows.push(row);
     }
@@ -117,7 +118,7 @@ impl Plan {
     fn measure(
         &self,
         scenario: &Scenario,
-        backends: &[SocketAddr],
+        backend: &BackendProcess,
         scratch: &Path,
     ) -> Outcome<Row> {
         let mut row = Row::new(*scenario, self.programs.len());
@@ -137,14 +138,21 @@ impl Plan {
                     continue;
                 }
                 let directory = scratch.join(format!("{}-{index}", scenario.name));
-                let start = || program.start(scenario.conf, backends, &directory, self.proxy_core);
+                let start = || {
+                    program.start(
+                        scenario.conf,
+                        &backend.addresses,
+                        &directory,
+                        self.proxy_core,
+                    )
+                };
                 // Memory is measured on a process that has done nothing else.
                 let fresh = scenario.kind == Kind::Idle || running[index].is_none();
                 let sample = match fresh {
                     true => start().map(|proxy| running[index].insert(proxy)),
                     false => running[index].as_mut().ok_or_else(|| "it is gone".into()),
                 }
-                .and_then(|proxy| self.sample(scenario, proxy));
+                .and_then(|proxy| self.sample(scenario, backend, proxy));
                 match sample {
                     Ok(sample) => row.samples[index].push(sample),
                     Err(error) => {
@@ -163,7 +171,12 @@ impl Plan {
         Ok(row)
     }
 
-    fn sample(&self, scenario: &Scenario, proxy: &mut Proxy) -> Outcome<Sample> {
+    fn sample(
+        &self,
+        scenario: &Scenario,
+        backend: &BackendProcess,
+        proxy: &Proxy,
+    ) -> Outcome<Sample> {
         let address = proxy.address;
         let path = format!("/{}", scenario.body_bytes);
         let target = Target {
@@ -197,10 +210,12 @@ impl Plan {
             warmup: self.warmup,
             duration: self.duration,
         };
+        let usage = || Usage::now(&[self.proxy_core, self.load_core], &tree, backend);
+        let before = usage()?;
         let report = load::run(&options, Some(&tree))?;
         match report.requests {
             0 => Err(format!("no request succeeded ({:?})", report.errors).into()),
-            _ => Ok(Sample::load(&report)),
+            _ => Ok(Sample::load(&report, usage()?.foreign_share(&before))),
         }
     }
 
@@ -220,6 +235,37 @@ impl Plan {
             self.out.display()
         );
         Ok(())
+    }
+}
+
+/// Who used the cores, up to one moment.
+struct Usage {
+    when: Instant,
+    cores: usize,
+    busy: Duration,
+    /// The proxy, the backend and this process.
+    ours: Duration,
+}
+
+impl Usage {
+    fn now(cores: &[usize], proxy: &ProcessTree, backend: &BackendProcess) -> io::Result<Self> {
+        let generator = sys::process_cpu_nanos(std::process::id())?;
+        let ours = proxy.cpu_time()?.total + backend.cpu_time()? + Duration::from_nanos(generator);
+        let busy = process::cores_busy(cores)?;
+        Ok(Self {
+            when: Instant::now(),
+            cores: cores.len(),
+            busy,
+            ours,
+        })
+    }
+
+    /// The part of the cores' time since `before` that went to processes not in the test.
+    fn foreign_share(&self, before: &Self) -> f64 {
+        let seconds = |now: Duration, then: Duration| now.as_secs_f64() - then.as_secs_f64();
+        let foreign = seconds(self.busy, before.busy) - seconds(self.ours, before.ours);
+        let elapsed = (self.when - before.when).as_secs_f64() * self.cores as f64;
+        (foreign / elapsed).clamp(0.0, 1.0)
     }
 }
 

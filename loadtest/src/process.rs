@@ -106,6 +106,22 @@ impl CpuTime {
     }
 }
 
+/// How long the given cores have been busy, with anything, since the machine started. Time the
+/// hypervisor took away counts as busy.
+///
+/// # Errors
+/// Those of reading `/proc/stat`; a core that is not in it.
+pub fn cores_busy(cores: &[usize]) -> io::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let ticks = cores
+        .iter()
+        .try_fold(0, |sum, core| Some(sum + parse_busy(&stat, *core)?));
+    // The kernel reports in hundredths of a second on every architecture of today.
+    ticks
+        .map(|ticks| Duration::from_millis(ticks * 10))
+        .ok_or_else(|| io::Error::other("a core is missing in /proc/stat"))
+}
+
 /// The fields of `/proc/PID/stat` that are used here.
 #[derive(Debug, PartialEq)]
 struct Stat {
@@ -142,6 +158,20 @@ fn descendants(root: u32, parents: &[(u32, u32)]) -> Vec<u32> {
     found
 }
 
+/// Ticks of one core in all states but idle and waiting for a disk.
+fn parse_busy(stat: &str, core: usize) -> Option<u64> {
+    let name = format!("cpu{core}");
+    let line = stat
+        .lines()
+        .find(|line| line.split(' ').next() == Some(&name))?;
+    let fields = line.split_whitespace().skip(1).map(str::parse::<u64>);
+    let fields: Vec<u64> = fields.collect::<Result<_, _>>().ok()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = fields[..] else {
+        return None;
+    };
+    Some(user + nice + system + irq + softirq + steal)
+}
+
 fn parse_pss(rollup: &str) -> Option<u64> {
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
@@ -175,6 +205,14 @@ mod tests {
         let rollup = "5-7 ---p 0 00:00 0 [rollup]\nRss:   9 kB\nPss:    12 kB\nPss_Anon: 3 kB\n";
         assert_eq!(parse_pss(rollup), Some(12 * 1024));
         assert_eq!(parse_pss("Rss: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn busy_cores() {
+        let stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu1 1 2 3 90 80 4 5 6 0 0\ncpu11 7 7 7 7 7 7 7 7\n";
+        assert_eq!(parse_busy(stat, 1), Some(21));
+        assert_eq!(parse_busy(stat, 2), None);
+        assert!(cores_busy(&[0]).unwrap() > Duration::ZERO);
     }
 
     #[test]

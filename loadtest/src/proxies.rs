@@ -239,6 +239,18 @@ impl BackendProcess {
     }
 }
 
+impl BackendProcess {
+    /// CPU time it has used.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn cpu_time(&self) -> io::Result<Duration> {
+        Ok(Duration::from_nanos(sys::process_cpu_nanos(
+            self.child.id(),
+        )?))
+    }
+}
+
 impl Drop for BackendProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();

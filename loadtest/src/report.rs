@@ -9,6 +9,9 @@ use crate::scenario::{Scenario, Target};
 /// Latencies closer than this are the same: two buckets of the histogram.
 const LATENCY_TOLERANCE: f64 = 1.016;
 
+/// When processes outside the test take more than this of the two cores, the report warns.
+const DISTURBED_PERCENT: f64 = 5.0;
+
 /// Everything measured.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
@@ -40,6 +43,8 @@ pub enum Sample {
         user_share: f64,
         /// Part of the time the proxy's core worked for it, 0 to 1.
         busy: f64,
+        /// Part of the two cores' time that went to processes not in the test, 0 to 1.
+        foreign: f64,
         p50_micros: f64,
         p99_micros: f64,
         p999_micros: f64,
@@ -51,13 +56,14 @@ pub enum Sample {
 
 impl Sample {
     /// The figures of a load whose proxy was watched.
-    pub fn load(report: &LoadReport) -> Self {
+    pub fn load(report: &LoadReport, foreign: f64) -> Self {
         let cpu = report.cpu.unwrap_or_default();
         Self::Load {
             per_second: report.per_second(),
             cpu_micros: report.cpu_micros().unwrap_or_default(),
             user_share: cpu.user_share(),
             busy: cpu.total.as_secs_f64() / report.elapsed.as_secs_f64(),
+            foreign,
             p50_micros: report.latencies.micros(0.5),
             p99_micros: report.latencies.micros(0.99),
             p999_micros: report.latencies.micros(0.999),
@@ -74,13 +80,14 @@ impl Sample {
     }
 
     /// The columns of the TSV after scenario, proxy and round, in the order of [`TSV_COLUMNS`].
-    fn columns(&self) -> [f64; 9] {
+    fn columns(&self) -> [f64; COLUMNS] {
         match *self {
             Self::Load {
                 per_second,
                 cpu_micros,
                 user_share,
                 busy,
+                foreign,
                 p50_micros,
                 p99_micros,
                 p999_micros,
@@ -90,6 +97,7 @@ impl Sample {
                 cpu_micros,
                 user_share * 100.0,
                 busy * 100.0,
+                foreign * 100.0,
                 p50_micros,
                 p99_micros,
                 p999_micros,
@@ -97,16 +105,17 @@ impl Sample {
                 errors as f64,
             ],
             Self::Memory { bytes_each, lost } => {
-                let mut columns = [f64::NAN; 9];
-                (columns[7], columns[8]) = (bytes_each, lost as f64);
+                let mut columns = [f64::NAN; COLUMNS];
+                (columns[8], columns[9]) = (bytes_each, lost as f64);
                 columns
             }
         }
     }
 }
 
+const COLUMNS: usize = 10;
 const TSV_COLUMNS: &str = "scenario\tproxy\tround\trequests_per_second\tcpu_us_per_request\t\
-    user_percent\tcore_busy_percent\tp50_us\tp99_us\tp99.9_us\tpss_bytes_per_connection\terrors";
+    user_percent\tcore_busy_percent\tothers_percent\tp50_us\tp99_us\tp99.9_us\tpss_bytes_per_connection\terrors";
 
 impl Row {
     /// A row without samples for so many proxies.
@@ -154,8 +163,8 @@ pub fn scenario_table(labels: &[String], row: &Row) -> String {
     text += match memory {
         true => "| proxy | bytes per connection | connections lost |\n|---|--:|--:|\n",
         false => {
-            "| proxy | requests/s | CPU µs/request | of it user | core busy | p50 µs | p99 µs \
-             | p99.9 µs | errors |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+            "| proxy | requests/s | CPU µs/request | of it user | core busy | others | p50 µs | p99 µs \
+             | p99.9 µs | errors |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
         }
     };
     for (proxy, label) in labels.iter().enumerate() {
@@ -165,19 +174,27 @@ pub fn scenario_table(labels: &[String], row: &Row) -> String {
         let cell = |column| row.median_column(proxy, column).unwrap_or(f64::NAN);
         let errors = row.errors(proxy);
         let _ = match memory {
-            true => writeln!(text, "| {label} | {:.0} | {errors} |", cell(7)),
+            true => writeln!(text, "| {label} | {:.0} | {errors} |", cell(8)),
             false => writeln!(
                 text,
-                "| {label} | {:.0} | {:.2} | {:.0} % | {:.0} % | {:.0} | {:.0} | {:.0} | {errors} |",
+                "| {label} | {:.0} | {:.2} | {:.0} % | {:.0} % | {:.0} % | {:.0} | {:.0} | {:.0} | {errors} |",
                 cell(0),
                 cell(1),
                 cell(2),
                 cell(3),
                 cell(4),
                 cell(5),
-                cell(6)
+                cell(6),
+                cell(7)
             ),
         };
+    }
+    let disturbed = (0..labels.len())
+        .filter_map(|proxy| row.median_column(proxy, 4))
+        .any(|percent| percent > DISTURBED_PERCENT);
+    if disturbed {
+        text +=
+            "\nOther processes used the two cores meanwhile: measure again on a quiet machine.\n";
     }
     for (proxy, why) in &row.notes {
         let _ = writeln!(text, "\n{} failed: {why}", labels[*proxy]);
@@ -288,7 +305,7 @@ fn add_verdicts(summary: &mut Summary, programs: &[Program], row: &Row, ours: us
 
 /// p99 and p99.9 must not be above the other's.
 fn add_latencies(summary: &mut Summary, program: &Program, row: &Row, pair: (usize, usize)) {
-    for (figure, column) in [("p99 µs", 5), ("p99.9 µs", 6)] {
+    for (figure, column) in [("p99 µs", 6), ("p99.9 µs", 7)] {
         let cell = |proxy| row.median_column(proxy, column).unwrap_or(f64::NAN);
         let (mine, their) = (cell(pair.0), cell(pair.1));
         let met = mine <= their * LATENCY_TOLERANCE;
@@ -372,6 +389,7 @@ mod tests {
             cpu_micros,
             user_share: 0.25,
             busy: 1.0,
+            foreign: 0.0,
             p50_micros: 100.0,
             p99_micros: 200.0,
             p999_micros: 300.0,
@@ -443,6 +461,6 @@ mod tests {
         let (_, results) = results("rate10k", &[10.0], &[11.0]);
         let text = tsv(&results);
         let fields: Vec<usize> = text.lines().map(|line| line.split('\t').count()).collect();
-        assert_eq!(fields, [12, 12, 12]);
+        assert_eq!(fields, [13, 13, 13]);
     }
 }
