@@ -186,7 +186,12 @@ impl<'a> Lexer<'a> {
 
 /// nginx's message for punctuation in the wrong place.
 pub fn unexpected(byte: u8, span: Span) -> ConfigError {
-    ConfigError::at(span, format!("unexpected \"{}\"", byte as char))
+    let shown = if byte.is_ascii() {
+        byte as char
+    } else {
+        char::REPLACEMENT_CHARACTER
+    };
+    ConfigError::at(span, format!("unexpected \"{shown}\""))
 }
 
 fn unescape(raw: &[u8]) -> Box<[u8]> {

@@ -325,7 +325,8 @@ fn fail(error: ConfigError, out: &mut Vec<Node>) -> Failed {
         column: 1,
     };
     let span = error.span.unwrap_or(nowhere);
-    out.push(Node::failed(error, span));
+    let reported = error.reported.unwrap_or(span);
+    out.push(Node::failed(error.reported_at(reported), span));
     Failed
 }
 
@@ -343,4 +344,219 @@ fn load(path: &Path) -> std::result::Result<Vec<u8>, String> {
     file.read_to_end(&mut text)
         .map_err(|error| failed("pread", error))?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::tree::failure;
+    use super::*;
+
+    /// A directory of files that is removed at the end of its test.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(files: &[(&str, &str)]) -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let id = std::process::id();
+            let dir = Self(env::temp_dir().join(format!("ringway-config-{id}-{count}")));
+            for (name, text) in files {
+                let path = dir.0.join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            dir
+        }
+
+        /// The names of all directives in order, then the error's text with `DIR` for the directory.
+        fn read(&self) -> Vec<String> {
+            let (nodes, sources) = read_file(&self.0.join("main"), &self.0).unwrap();
+            let mut out = names(&nodes);
+            let dir = format!("{}/", self.0.display());
+            let error = failure(&nodes).map(|error| error.render(&sources).replace(&dir, "DIR/"));
+            out.extend(error.map(|text| text.lines().next().unwrap().to_owned()));
+            out
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn names(nodes: &[Node]) -> Vec<String> {
+        let each = nodes
+            .iter()
+            .filter(|node| node.failure.is_none())
+            .flat_map(|node| {
+                let mut out = vec![node.name().into_owned()];
+                out.extend(names(node.children()));
+                out
+            });
+        each.collect()
+    }
+
+    /// The first line of the error that `text` has.
+    fn error(text: &str) -> String {
+        let (nodes, sources) = parse_text(Path::new("a"), text.as_bytes());
+        let text = failure(&nodes)
+            .expect("an error was expected")
+            .render(&sources);
+        text.lines().next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn syntax_errors_have_the_words_and_lines_of_nginx() {
+        let cases = [
+            ("e {\n", "unexpected end of file, expecting \"}\" in a:2"),
+            (
+                "e {}\nuser a",
+                "unexpected end of file, expecting \";\" or \"}\" in a:2",
+            ),
+            (
+                "user \"a\nb\n",
+                "unexpected end of file, expecting \";\" or \"}\" in a:3",
+            ),
+            ("e {}\n}\n", "unexpected \"}\" in a:2"),
+            ("e {}\n;\n", "unexpected \";\" in a:2"),
+            ("e {}\n{\n", "unexpected \"{\" in a:2"),
+            ("user a\n }\n", "unexpected \"}\" in a:2"),
+            ("user \"a\"}\n", "unexpected \"}\" in a:1"),
+            ("user \"a\"b;\n", "unexpected \"b\" in a:1"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(error(text), format!("[emerg] {expected}"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_open_block_is_named() {
+        let (nodes, _) = parse_text(Path::new("a"), b"http {\n server {\n}\n");
+        let help = failure(&nodes).unwrap().help.as_deref();
+        assert_eq!(help, Some("the block of \"http\" in line 1 is open"));
+    }
+
+    #[test]
+    fn what_comes_before_an_error_is_in_the_tree() {
+        let (nodes, _) = parse_text(Path::new("a"), b"a; b { c; d { e } } f;");
+        assert_eq!(names(&nodes), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let deep = |count: usize| "a{".repeat(count) + &"}".repeat(count);
+        let (nodes, _) = parse_text(Path::new("a"), deep(NESTING_MAX).as_bytes());
+        assert_eq!(failure(&nodes), None);
+        assert!(error(&deep(NESTING_MAX + 1)).contains("nested too deeply"));
+        assert!(error(&"a{".repeat(1_000_000)).contains("nested too deeply"));
+    }
+
+    #[test]
+    fn includes_come_sorted_and_in_place() {
+        let dir = Dir::new(&[
+            (
+                "main",
+                "a; h { include conf.d/*.conf; z; } include \"none/*\"; include one;",
+            ),
+            ("conf.d/b.conf", "b1; b2;"),
+            ("conf.d/a.conf", "a1 { include one; }"),
+            ("conf.d/.hidden.conf", "hidden;"),
+            ("conf.d/c.txt", "txt;"),
+            ("one", "# nothing\none;"),
+        ]);
+        assert_eq!(dir.read(), ["a", "h", "a1", "one", "b1", "b2", "z", "one"]);
+        let (_, sources) = read_file(&dir.0.join("main"), &dir.0).unwrap();
+        let files: Vec<_> = sources
+            .files()
+            .map(|(path, _)| path.file_name().unwrap())
+            .collect();
+        assert_eq!(files, ["main", "a.conf", "one", "b.conf"]);
+    }
+
+    #[test]
+    fn a_glob_may_be_in_any_part_of_the_path() {
+        let dir = Dir::new(&[
+            ("main", "include sites/*/x?.conf;"),
+            ("sites/b/x1.conf", "b1;"),
+            ("sites/a/x2.conf", "a2;"),
+            ("sites/a/x10.conf", "a10;"),
+        ]);
+        assert_eq!(dir.read(), ["a2", "b1"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_where_it_is_included() {
+        let dir = Dir::new(&[
+            ("main", "a;\nh { include x/y; }\nb;"),
+            ("x/y", "c;\ninclude no;\nd;"),
+        ]);
+        let expected =
+            "[emerg] open() \"DIR/no\" failed (2: No such file or directory) in DIR/x/y:2";
+        assert_eq!(dir.read(), ["a", "h", "c", expected]);
+    }
+
+    #[test]
+    fn a_block_cannot_span_files() {
+        let dir = Dir::new(&[("main", "h { include x; }"), ("x", "a {\n b;\n")]);
+        let expected = "[emerg] unexpected end of file, expecting \"}\" in DIR/x:3";
+        assert_eq!(dir.read(), ["h", "a", "b", expected]);
+        let dir = Dir::new(&[("main", "h { include x;"), ("x", "a; }")]);
+        assert_eq!(
+            dir.read(),
+            ["h", "a", "[emerg] unexpected \"}\" in DIR/x:1"]
+        );
+    }
+
+    #[test]
+    fn cycles_end() {
+        let dir = Dir::new(&[
+            ("main", "a; include x;"),
+            ("x", "b; include y;"),
+            ("y", "include ./x;"),
+        ]);
+        let expected = "[emerg] \"DIR/./x\" includes itself in DIR/y:1";
+        let read = dir.read();
+        assert_eq!(read[..2], ["a", "b"]);
+        assert_eq!(read[2], expected);
+        let dir = Dir::new(&[("main", "include *;")]);
+        assert_eq!(
+            dir.read(),
+            ["[emerg] \"DIR/main\" includes itself in DIR/main:1"]
+        );
+    }
+
+    #[test]
+    fn a_directory_is_no_file() {
+        let dir = Dir::new(&[("main", "include sub;"), ("sub/a", "")]);
+        assert_eq!(
+            dir.read(),
+            ["[emerg] pread() \"DIR/sub\" failed (21: Is a directory) in DIR/main:1"]
+        );
+    }
+
+    #[test]
+    fn a_missing_main_file_has_no_place() {
+        let error = read_file(Path::new("/no/such.conf"), Path::new("/no")).unwrap_err();
+        let expected = "[emerg] open() \"/no/such.conf\" failed (2: No such file or directory)";
+        assert_eq!(error.render(&Sources::new()), expected);
+    }
+
+    #[test]
+    fn the_command_line_has_directives_only() {
+        let message = |text: &str| {
+            let mut sources = Sources::new();
+            let nodes = parse_command_line(text, Path::new("/"), &mut sources);
+            let error = failure(&nodes).map(|error| error.render(&sources));
+            error.map(|text| text.lines().next().unwrap().to_owned())
+        };
+        assert_eq!(message("daemon off; user a;"), None);
+        let expected = "[emerg] unexpected end of parameter, expecting \";\" in command line";
+        assert_eq!(message("user a").as_deref(), Some(expected));
+        let expected = "[emerg] block directives are not supported in -g option in command line";
+        assert_eq!(message("events {}").as_deref(), Some(expected));
+    }
 }

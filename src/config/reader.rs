@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::catalog::{Catalog, Status};
 use super::error::{ConfigError, Level, Remark, Result};
+use super::lex::unexpected;
 use super::schema::{Contexts, Row, Set};
 use super::source::Sources;
 use super::suggest;
@@ -57,11 +58,29 @@ impl<'a> Reader<'a> {
     ) -> Result<()> {
         for node in nodes {
             self.read_node(node, tables, context, scope)
-                .map_err(|error| error.in_directive(node))
-                .or_else(|error| Err(first_of(error, node)))?;
+                .map_err(|error| error.in_directive(node))?;
             if let Some(error) = node.failure() {
                 return Err(error.clone());
             }
+        }
+        Ok(())
+    }
+
+    /// Reads a block whose entries are not directives (`types`, `map`, `geo`), one by one. An entry has
+    /// one word or more and never a block.
+    pub fn read_entries(
+        &mut self,
+        block: &Node,
+        mut read: impl FnMut(&mut Self, &Node) -> Result<()>,
+    ) -> Result<()> {
+        for entry in block.children() {
+            if let Some(error) = &entry.failure {
+                return Err((**error).clone());
+            }
+            if entry.block.is_some() {
+                return Err(unexpected(b'{', entry.terminator).reported_at(entry.terminator));
+            }
+            read(self, entry).map_err(|error| error.in_directive(entry))?;
         }
         Ok(())
     }
@@ -115,6 +134,7 @@ impl<'a> Reader<'a> {
         };
         check_form(node, row)?;
         self.set(node, row, scope)
+            .map_err(|error| first_of(error, node))
     }
 
     fn set<S>(&mut self, node: &Node, row: &Row<S>, scope: &mut S) -> Result<()> {
@@ -221,5 +241,291 @@ fn first_of(error: ConfigError, node: &Node) -> ConfigError {
     match failure(node.children()) {
         Some(cut) if error.span == cut.span || error.span == Some(node.span()) => cut.clone(),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::parse::parse_text;
+    use super::super::schema::Arity;
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Main {
+        daemon: Option<bool>,
+        user: Option<Vec<Word>>,
+        servers: Vec<Server>,
+    }
+
+    #[derive(Debug, Default)]
+    struct Server {
+        root: Option<Word>,
+        backlog: Option<u64>,
+        body_max: Option<u64>,
+        timeout: Option<Duration>,
+        session: Option<Duration>,
+        satisfy: Option<usize>,
+        listen: Vec<String>,
+    }
+
+    const MAIN: &[Row<Main>] = &[
+        Row::flag("daemon", Contexts::MAIN, |main| &mut main.daemon),
+        Row::words("user", Contexts::MAIN, Arity::Between(1, 2), |main| {
+            &mut main.user
+        }),
+        Row::notice(
+            "lock_file",
+            Contexts::MAIN,
+            Arity::One,
+            "there are no locks",
+        ),
+        Row::block("http", Contexts::MAIN, Arity::None, |reader, main, node| {
+            reader.read_block(node.children(), &[HTTP], Contexts::HTTP, main)
+        }),
+    ];
+
+    const HTTP: &[Row<Main>] = &[Row::block(
+        "server",
+        Contexts::HTTP,
+        Arity::None,
+        |reader, main, node| {
+            let mut server = Server::default();
+            let tables = [SERVER, LISTEN];
+            reader.read_block(node.children(), &tables, Contexts::SERVER, &mut server)?;
+            if server.listen.is_empty() {
+                return Err(ConfigError::at_end(node, "no listen"));
+            }
+            main.servers.push(server);
+            Ok(())
+        },
+    )];
+
+    const SERVER: &[Row<Server>] = &[
+        Row::word("root", Contexts::SERVER, |server| &mut server.root),
+        Row::number("backlog", Contexts::SERVER, |server| &mut server.backlog),
+        Row::size("client_max_body_size", Contexts::SERVER, |server| {
+            &mut server.body_max
+        }),
+        Row::time("send_timeout", Contexts::SERVER, |server| {
+            &mut server.timeout
+        }),
+        Row::seconds("ssl_session_timeout", Contexts::SERVER, |server| {
+            &mut server.session
+        }),
+        Row::choice("satisfy", Contexts::SERVER, &["all", "any"], |server| {
+            &mut server.satisfy
+        }),
+    ];
+
+    const LISTEN: &[Row<Server>] = &[Row::custom(
+        "listen",
+        Contexts::SERVER,
+        Arity::AtLeast(1),
+        |_, server, node| {
+            server.listen.push(node.args()[0].text().into_owned());
+            Ok(())
+        },
+    )];
+
+    /// What reading gives: the scope or the rendered error, and the remarks.
+    fn read(text: &str, lenient: bool) -> (std::result::Result<Main, String>, Vec<String>) {
+        let catalog = Catalog::new(|catalog| {
+            catalog.add(MAIN);
+            catalog.add(HTTP);
+            catalog.add(SERVER);
+            catalog.add(LISTEN);
+        });
+        let (nodes, sources) = parse_text(Path::new("a"), text.as_bytes());
+        let mut reader = Reader::new(&sources, &catalog, Path::new("/p"), Path::new("/c"));
+        reader.lenient = lenient;
+        let mut main = Main::default();
+        let result = reader.read_block(&nodes, &[MAIN], Contexts::MAIN, &mut main);
+        let remarks = reader.notices.iter().chain(&reader.warnings);
+        let remarks = remarks.map(|remark| remark.render(&sources)).collect();
+        (
+            result
+                .map(|()| main)
+                .map_err(|error| error.render(&sources)),
+            remarks,
+        )
+    }
+
+    /// First line of the error, and its help.
+    fn error(text: &str) -> (String, Option<String>) {
+        let text = read(text, false).0.expect_err("an error was expected");
+        let first = text.lines().next().unwrap().to_owned();
+        let help = text.lines().find_map(|line| line.strip_prefix("help: "));
+        (first, help.map(str::to_owned))
+    }
+
+    #[test]
+    fn every_kind_of_value_is_set() {
+        let text = "daemon OFF; user a b; http { server { root /x; backlog 5; satisfy any;
+            client_max_body_size 1m; send_timeout 1500ms; ssl_session_timeout 1h; listen 80 x; } }";
+        let (result, remarks) = read(text, false);
+        let main = result.unwrap();
+        assert_eq!((main.daemon, main.user.unwrap().len()), (Some(false), 2));
+        let server = &main.servers[0];
+        assert!(server.root.as_ref().unwrap().is("/x"));
+        assert_eq!((server.backlog, server.body_max), (Some(5), Some(1 << 20)));
+        assert_eq!(server.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(server.session, Some(Duration::from_secs(3600)));
+        assert_eq!(
+            (server.satisfy, &*server.listen),
+            (Some(1), &["80".to_owned()][..])
+        );
+        assert!(remarks.is_empty());
+    }
+
+    #[test]
+    fn messages_are_those_of_nginx() {
+        let cases = [
+            ("foo\nbar\n;", "unknown directive \"foo\" in a:3"),
+            (
+                "listen 80;",
+                "\"listen\" directive is not allowed here in a:1",
+            ),
+            (
+                "user a {}",
+                "directive \"user\" is not terminated by \";\" in a:1",
+            ),
+            ("http;", "directive \"http\" has no opening \"{\" in a:1"),
+            (
+                "user\n;",
+                "invalid number of arguments in \"user\" directive in a:2",
+            ),
+            (
+                "daemon on; daemon on;",
+                "\"daemon\" directive is duplicate in a:1",
+            ),
+            (
+                "daemon maybe;",
+                "invalid value \"maybe\" in \"daemon\" directive, it must be \"on\" or \"off\" in a:1",
+            ),
+            ("http { server {\n\n} }", "no listen in a:3"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(error(text).0, format!("[emerg] {expected}"), "{text:?}");
+        }
+        let cases = [
+            (
+                "client_max_body_size 1x",
+                "\"client_max_body_size\" directive invalid value in a:1",
+            ),
+            (
+                "send_timeout 1x",
+                "\"send_timeout\" directive invalid value in a:1",
+            ),
+            (
+                "ssl_session_timeout 5ms",
+                "\"ssl_session_timeout\" directive invalid value in a:1",
+            ),
+            ("backlog x", "\"backlog\" directive invalid number in a:1"),
+            ("satisfy some", "invalid value \"some\" in a:1"),
+        ];
+        for (text, expected) in cases {
+            let text = format!("http {{ server {{ {text}; }} }}");
+            assert_eq!(error(&text).0, format!("[emerg] {expected}"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn help_names_the_next_step() {
+        let help = |text| error(text).1.unwrap_or_default();
+        assert_eq!(help("deamon on;"), "did you mean \"daemon\"?");
+        assert_eq!(
+            help("http { server { lisen 1; } }"),
+            "did you mean \"listen\"?"
+        );
+        assert_eq!(
+            help("root /x;"),
+            "it belongs in: http, server, location, if in location"
+        );
+        assert_eq!(help("user;"), "\"user\" takes 1 to 2 arguments");
+    }
+
+    #[test]
+    fn what_nginx_has_and_ringway_has_not_is_told_apart() {
+        let text = "http { server { listen 1; fastcgi_pass x; } location_hash 1; }";
+        assert!(
+            error(text)
+                .0
+                .contains("\"fastcgi_pass\" directive is not allowed here")
+        );
+        let text = "http {\n fastcgi_index x; }";
+        let expected =
+            "[emerg] directive \"fastcgi_index\" of nginx is not implemented by ringway yet in a:2";
+        assert_eq!(error(text).0, expected);
+        let (result, remarks) = read(text, true);
+        assert!(result.is_ok());
+        let expected = "[warn] directive \"fastcgi_index\" of nginx is not implemented by ringway \
+                        yet, skipped in a:2";
+        assert_eq!(remarks, [expected]);
+    }
+
+    #[test]
+    fn a_notice_names_its_place() {
+        let (_, remarks) = read("\n lock_file x;", false);
+        let expected = "[notice] \"lock_file\" directive has no effect: there are no locks in a:2";
+        assert_eq!(remarks, [expected]);
+    }
+
+    #[test]
+    fn the_first_error_in_reading_order_is_shown() {
+        let unknown = "[emerg] unknown directive \"lua_block\" in a:1";
+        assert_eq!(error("lua_block { if x then {} } end").0, unknown);
+        let cut = "[emerg] unexpected end of file, expecting \"}\" in a:1";
+        assert_eq!(error("http { server { root x; ").0, cut);
+        assert_eq!(
+            read("http { mirror /x; types { a b; ", true)
+                .0
+                .unwrap_err()
+                .lines()
+                .next(),
+            { Some(cut) }
+        );
+        assert_eq!(error("lua_block { if x").0, unknown);
+        let value = "\"backlog\" directive invalid number in a:1";
+        assert_eq!(
+            error("http { server { backlog y; root x").0,
+            format!("[emerg] {value}")
+        );
+    }
+
+    #[test]
+    fn entries_are_words_without_blocks() {
+        let entries = |text: &str| {
+            let (nodes, sources) = parse_text(Path::new("a"), text.as_bytes());
+            let catalog = Catalog::new(|_| {});
+            let mut reader = Reader::new(&sources, &catalog, Path::new("/p"), Path::new("/c"));
+            let mut count = 0;
+            let result = reader.read_entries(&nodes[0], |_, entry| {
+                count += entry.words.len();
+                value::number(&entry.words[0]).map(|_| ())
+            });
+            result.map(|()| count).map_err(|error| error.message)
+        };
+        assert_eq!(entries("types { 1 a b; 2 c; }"), Ok(5));
+        assert_eq!(entries("types { 1 a { } }"), Err("unexpected \"{\"".into()));
+        assert_eq!(entries("types { 1 a }"), Err("unexpected \"}\"".into()));
+        assert_eq!(
+            entries("types { x a; }"),
+            Err("\"x\" directive invalid number".into())
+        );
+    }
+
+    #[test]
+    fn paths_are_relative_to_their_prefixes() {
+        let (nodes, sources) = parse_text(Path::new("a"), b"x logs/a /abs;");
+        let catalog = Catalog::new(|_| {});
+        let reader = Reader::new(&sources, &catalog, Path::new("/p"), Path::new("/c"));
+        let [relative, absolute] = nodes[0].args() else {
+            panic!("two arguments expected")
+        };
+        assert_eq!(reader.path(relative), Path::new("/p/logs/a"));
+        assert_eq!(reader.conf_path(relative), Path::new("/c/logs/a"));
+        assert_eq!(reader.path(absolute), Path::new("/abs"));
     }
 }
