@@ -47,6 +47,16 @@ impl Writer {
         Ok(Writer::new(Sink::file(path)?, buffering))
     }
 
+    /// A file that the log writer opens when the first lines arrive: for names known at run time only.
+    pub fn file_later(path: &Path) -> Writer {
+        Writer::new(Sink::file_later(path), Buffering::default())
+    }
+
+    /// The path, or what else it is.
+    pub fn name(&self) -> &str {
+        self.sink.name()
+    }
+
     /// Sends each line to a syslog server.
     pub fn syslog(target: syslog::Target) -> Writer {
         Writer::new(Sink::syslog(target), Buffering::default())

@@ -68,7 +68,9 @@ struct State {
 #[derive(Debug)]
 enum Output {
     File {
-        file: File,
+        /// None until the first lines arrive, if it is opened by the writer.
+        file: Option<File>,
+        /// Whether the last write failed, and that was reported.
         failing: bool,
     },
     Syslog {
@@ -81,6 +83,16 @@ impl Sink {
     /// Opens `path` for appending, creating it (mode 644). `/dev/stderr` and `/dev/stdout` mean the
     /// descriptors this process was started with, whatever they are.
     pub fn file(path: &Path) -> io::Result<Sink> {
+        Sink::known_or(path, || Ok(Some(open(path)?)))
+    }
+
+    /// As [`Sink::file`], but the writer opens the file when it is first written to. Trouble with
+    /// that is reported in the error log.
+    pub fn file_later(path: &Path) -> Sink {
+        Sink::known_or(path, || Ok(None)).expect("nothing was opened that could fail")
+    }
+
+    fn known_or(path: &Path, open: impl FnOnce() -> io::Result<Option<File>>) -> io::Result<Sink> {
         let mut registry = lock(&REGISTRY);
         let known = registry.iter().filter_map(Weak::upgrade);
         if let Some(state) = known
@@ -90,7 +102,7 @@ impl Sink {
             return Ok(Sink(state));
         }
         let output = Output::File {
-            file: open(path)?,
+            file: open()?,
             failing: false,
         };
         Ok(register(
@@ -327,30 +339,36 @@ impl State {
                     self.lines_dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Output::File { file, failing } => match write_file(file, bytes, form) {
+            Output::File { file, failing } => match self.write_file(file, bytes, form) {
                 Ok(()) => *failing = false,
                 Err(_) if *failing => {}
                 Err(error) => {
+                    let call = if file.is_some() {
+                        "write() to"
+                    } else {
+                        "open()"
+                    };
                     *failing = true;
+                    // The report may go to this very sink.
                     drop(output);
-                    self.report_failure(&error);
+                    let (name, shown) = (&self.name, os_error(&error));
+                    super::log_process!(Level::Crit, "{call} \"{name}\" failed {shown}");
                 }
             },
         }
     }
 
-    /// Says once per series that writing fails: a full disk, mostly.
-    fn report_failure(&self, error: &io::Error) {
-        let name = &self.name;
-        super::log_process!(
-            Level::Crit,
-            "write() to \"{name}\" failed {}",
-            os_error(error)
-        );
+    fn write_file(&self, file: &mut Option<File>, bytes: &[u8], form: Form) -> io::Result<()> {
+        let file = match (file, &self.path) {
+            (Some(file), _) => file,
+            (none, Some(path)) => none.insert(open(path)?),
+            (None, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        write_form(file, bytes, form)
     }
 }
 
-fn write_file(file: &mut File, bytes: &[u8], form: Form) -> io::Result<()> {
+fn write_form(file: &mut File, bytes: &[u8], form: Form) -> io::Result<()> {
     match form {
         Form::Plain | Form::Severity(_) => file.write_all(bytes),
         Form::Gzip(level) => {
@@ -372,10 +390,11 @@ fn reopen_all() {
         }
         match open(path) {
             Ok(file) => {
+                let file = Some(file);
                 *lock(&sink.0.output) = Output::File {
                     file,
                     failing: false,
-                }
+                };
             }
             Err(error) => {
                 let path = path.display();

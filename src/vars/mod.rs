@@ -9,6 +9,7 @@
 
 use crate::config::{Node, Result};
 
+pub mod access_log;
 mod hostnames;
 mod map;
 mod pattern;
