@@ -18,3 +18,5 @@ mod http_proxy_retry;
 mod http_rewrite;
 mod http_smuggling;
 mod http_upstream;
+mod process;
+mod reference;

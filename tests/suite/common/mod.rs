@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod load;
 pub mod ports;
 pub mod server;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Req, ok, resp};
 pub use client::{Conn, Response};
+pub use load::Load;
 pub use server::{Server, Setup, full, http};
 
 /// How long anything that must happen may take before a test fails.

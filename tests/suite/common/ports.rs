@@ -1,8 +1,10 @@
 //! Ports for listeners: below the ephemeral range, so that no outgoing connection sits on one, and reserved
 //! machine-wide, so that test processes running side by side never share one.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
+
+use socket2::{Domain, Socket, Type};
 
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
@@ -27,7 +29,7 @@ pub fn reserve() -> Port {
         let Ok(reservation) = UdpSocket::bind(("127.77.0.1", number)) else {
             continue;
         };
-        if TcpListener::bind(("0.0.0.0", number)).is_ok() {
+        if is_free(number) {
             return Port {
                 number,
                 _reservation: reservation,
@@ -35,4 +37,14 @@ pub fn reserve() -> Port {
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// Bound but not listening: a child that is being started may hold a copy of this socket for a moment, and a
+/// listening one would be in the way.
+fn is_free(number: u16) -> bool {
+    let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else {
+        return false;
+    };
+    let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, number));
+    socket.set_reuse_address(true).is_ok() && socket.bind(&addr.into()).is_ok()
 }

@@ -38,6 +38,7 @@ pub struct Setup {
     ports: Vec<Port>,
     globals: String,
     args: Vec<String>,
+    daemon: bool,
 }
 
 impl Setup {
@@ -62,6 +63,7 @@ impl Setup {
             ports: Vec::new(),
             globals: "daemon off; pid nginx.pid; error_log error.log info;".into(),
             args: Vec::new(),
+            daemon: false,
         };
         let dir = setup.prefix.display().to_string();
         let mut in_http = format!("access_log {dir}/access.log;");
@@ -98,9 +100,25 @@ impl Setup {
         self
     }
 
+    /// Reserve the port behind `%%P<index>%%` now, for a file that must contain it.
+    pub fn reserve(&mut self, index: usize) -> u16 {
+        let port = ports::reserve();
+        let number = port.number;
+        self.values.insert(format!("P{index}"), number.to_string());
+        self.ports.push(port);
+        number
+    }
+
     /// The directives given by `-g`, which are otherwise `daemon off`, `pid` and `error_log … info`.
     pub fn globals(mut self, globals: &str) -> Setup {
         self.globals = globals.into();
+        self
+    }
+
+    /// Let it become a daemon. (nginx takes no USR2 while its first parent lives.)
+    pub fn daemon(mut self) -> Setup {
+        self.globals = self.globals.replace("daemon off;", "");
+        self.daemon = true;
         self
     }
 
@@ -134,13 +152,19 @@ impl Setup {
         let ended = server.wait_exit(PATIENCE);
         assert!(ended.is_some(), "it runs on: {}", server.error_log());
         let output = server.child.take().unwrap().wait_with_output().unwrap();
+        server.clean = false;
         (output, server)
+    }
+
+    /// Write the files and start nothing: [`Server::run`] does.
+    pub fn run_nothing(self) -> Server {
+        self.prepare()
     }
 
     fn prepare(mut self) -> Server {
         for index in 0..64 {
             let key = format!("P{index}");
-            if self.conf.contains(&format!("%%{key}%%")) {
+            if self.conf.contains(&format!("%%{key}%%")) && !self.values.contains_key(&key) {
                 let port = ports::reserve();
                 self.values.insert(key, port.number.to_string());
                 self.ports.push(port);
@@ -152,6 +176,7 @@ impl Setup {
             globals: self.globals,
             args: self.args,
             child: None,
+            daemon: self.daemon,
             clean: true,
             _ports: self.ports,
         };
@@ -168,6 +193,7 @@ pub struct Server {
     globals: String,
     args: Vec<String>,
     child: Option<Child>,
+    daemon: bool,
     clean: bool,
     _ports: Vec<Port>,
 }
@@ -281,6 +307,9 @@ impl Server {
     /// Send a signal to the process that was started.
     #[track_caller]
     pub fn signal(&self, signal: i32) {
+        if self.daemon {
+            return send_signal(self.pid(), signal);
+        }
         send_signal(self.child.as_ref().expect("it runs").id(), signal);
     }
 
@@ -328,10 +357,13 @@ impl Server {
     pub fn wait_until_ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if !self.read("nginx.pid").trim().is_empty() {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            // A daemon is ready once the process that was started has gone, too.
+            let settled = !self.daemon || ended.is_some();
+            if settled && !self.read("nginx.pid").trim().is_empty() {
                 return Ok(());
             }
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+            if let Some(status) = ended.filter(|status| !self.daemon || !status.success()) {
                 return Err(format!("{status}: {}", self.read("stderr.log")));
             }
             if Instant::now() > deadline {
@@ -390,6 +422,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let mut failure = None;
+        if self.daemon
+            && let Ok(pid) = self.read("nginx.pid").trim().parse()
+        {
+            send_signal(pid, libc::SIGTERM);
+            if !holds_within(PATIENCE, || !lives(pid)) {
+                failure = Some("no end of the daemon after TERM");
+            }
+        }
         if let Some(mut child) = self.child.take()
             && child.try_wait().unwrap().is_none()
         {
@@ -418,6 +458,14 @@ impl Drop for Server {
         assert!(failure.is_none(), "{failure:?}");
         let _ = fs::remove_dir_all(&self.prefix);
     }
+}
+
+/// Whether a process exists and is no zombie.
+pub fn lives(pid: u32) -> bool {
+    let stat = read(format!("/proc/{pid}/stat"));
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
 /// Send a signal to a process of ours.
