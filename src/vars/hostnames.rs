@@ -130,14 +130,12 @@ impl<T> HostTable<T> {
         }
     }
 
-    /// The first dot gives the longest suffix. The wildcard stands for one byte at least.
+    /// The first dot gives the longest suffix. The wildcard may stand for nothing, but the dot must be there.
     fn leading(&self, host: &[u8]) -> Option<&usize> {
         if self.leading.is_empty() {
             return None;
         }
-        memchr::memchr_iter(b'.', host)
-            .filter(|dot| *dot > 0)
-            .find_map(|dot| self.leading.get(&host[dot..]))
+        memchr::memchr_iter(b'.', host).find_map(|dot| self.leading.get(&host[dot..]))
     }
 
     /// The last dot gives the longest prefix.
@@ -145,9 +143,7 @@ impl<T> HostTable<T> {
         if self.trailing.is_empty() {
             return None;
         }
-        memchr::memrchr_iter(b'.', host)
-            .filter(|dot| dot + 1 < host.len())
-            .find_map(|dot| self.trailing.get(&host[..=dot]))
+        memchr::memrchr_iter(b'.', host).find_map(|dot| self.trailing.get(&host[..=dot]))
     }
 }
 
@@ -159,7 +155,8 @@ impl<'a> Form<'a> {
             return None;
         }
         if name.len() > 1 && name[0] == b'.' {
-            return (stars == 0).then_some(Self::Both(name));
+            // A star further on is an ordinary letter; no host will have it.
+            return Some(Self::Both(name));
         }
         if name.len() > 2 && name.starts_with(b"*.") {
             return Some(Self::Leading(&name[1..]));
@@ -184,5 +181,151 @@ impl<T> fmt::Debug for HostTable<T> {
             .field("leading", &self.leading.len())
             .field("trailing", &self.trailing.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(names: &[&'static str]) -> HostTable<&'static str> {
+        let mut table = HostTable::new();
+        for name in names {
+            table
+                .insert(name.as_bytes(), *name)
+                .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        }
+        table
+    }
+
+    #[test]
+    fn exact_names_win_over_leading_over_trailing_wildcards() {
+        let table = table(&[
+            "*.ex.com", ".dot.com", "www.t.*", "EX.com", "www.*", "*.com", "a",
+        ]);
+        let cases = [
+            ("ex.com", Some("EX.com")),
+            ("a.ex.com", Some("*.ex.com")),
+            ("a.b.ex.com", Some("*.ex.com")),
+            (".ex.com", Some("*.ex.com")),
+            ("dot.com", Some(".dot.com")),
+            ("x.dot.com", Some(".dot.com")),
+            ("www.t.x", Some("www.t.*")),
+            ("www.t.x.y", Some("www.t.*")),
+            ("www.t.com", Some("*.com")),
+            ("www.t", Some("www.*")),
+            ("www.", Some("www.*")),
+            ("www", None),
+            ("com", None),
+            (".com", Some("*.com")),
+            ("", None),
+            ("b", None),
+        ];
+        for (host, expected) in cases {
+            assert_eq!(table.get(host.as_bytes()).copied(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn names_are_checked() {
+        let invalid = [
+            "*.a.*", "a*b", "a..com", "*.", "*", ".*", "a.*.b", "*a", "\0",
+        ];
+        for name in invalid {
+            let result = HostTable::new().insert(name.as_bytes(), ());
+            // `.*` is a name below which everything lies, odd as it is.
+            let expected = if name == ".*" {
+                Ok(())
+            } else {
+                Err(NameError::Invalid)
+            };
+            assert_eq!(result, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_added_once() {
+        for (first, second) in [
+            ("a.com", "A.com"),
+            (".a.com", "a.com"),
+            ("a.com", ".a.com"),
+            ("*.a.com", ".a.com"),
+            (".a.com", "*.a.com"),
+            ("a.*", "a.*"),
+        ] {
+            let mut table = table(&[first]);
+            assert_eq!(
+                table.insert(second.as_bytes(), second),
+                Err(NameError::Conflict),
+                "{second}"
+            );
+            assert_eq!(table.len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_exact_name_may_look_like_a_wildcard() {
+        let mut table = table(&["*.a"]);
+        table
+            .insert_exact(b"*.a", "literal")
+            .expect("it is not there");
+        assert_eq!(table.get(b"*.a"), Some(&"literal"));
+        assert_eq!(table.get(b"x.a"), Some(&"*.a"));
+    }
+
+    /// What the names mean, in the plainest words.
+    fn model<'a>(names: &[&'a str], host: &str) -> Option<&'a str> {
+        let exact = |name: &&&str| **name == host || name.strip_prefix('.') == Some(host);
+        if let Some(name) = names.iter().find(exact) {
+            return Some(name);
+        }
+        let suffix = |name: &str| {
+            let rest = name
+                .strip_prefix('*')
+                .or(name.starts_with('.').then_some(name))?;
+            host.ends_with(rest).then_some(rest.len())
+        };
+        let prefix = |name: &str| {
+            let rest = name.strip_suffix('*')?;
+            host.starts_with(rest).then_some(rest.len())
+        };
+        let longest = |length: &dyn Fn(&str) -> Option<usize>| {
+            let rated = names.iter().filter_map(|name| Some((length(name)?, *name)));
+            rated
+                .max_by_key(|(length, _)| *length)
+                .map(|(_, name)| name)
+        };
+        longest(&suffix).or_else(|| longest(&prefix))
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_the_plain_model(
+            candidates in proptest::collection::vec(
+                r"(\*\.|\.|)([ab]{1,2}\.){0,2}[ab]{1,2}|([ab]{1,2}\.){1,3}\*", 0..12),
+            hosts in proptest::collection::vec(r"\.?([ab]{1,2}\.){0,3}[ab]{0,2}", 1..20),
+        ) {
+            let mut table = HostTable::new();
+            let mut names: Vec<&str> = Vec::new();
+            for name in &candidates {
+                if table.insert(name.as_bytes(), name.as_str()).is_ok() {
+                    names.push(name);
+                }
+            }
+            for host in &hosts {
+                let found = table.get(host.as_bytes()).copied();
+                prop_assert_eq!(found, model(&names, host), "{} in {:?}", host, &names);
+            }
+        }
+
+        #[test]
+        fn adding_never_panics(name in proptest::collection::vec(any::<u8>(), 0..10), text in r"[*.a]{0,6}") {
+            let mut table = HostTable::new();
+            let _ = table.insert(&name, ());
+            let _ = table.insert(text.as_bytes(), ());
+            table.get(text.as_bytes());
+        }
     }
 }

@@ -95,9 +95,9 @@ impl<S: Subject> Map<S> {
         // A backslash lets a key begin with `~`, or be called `default`.
         let bytes = key.bytes.strip_prefix(b"\\").unwrap_or(&key.bytes);
         self.insert(bytes, value).map_err(|error| {
-            let text = String::from_utf8_lossy(bytes);
+            let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
             let message = match error {
-                NameError::Invalid => format!("invalid hostname or IP address \"{text}\""),
+                NameError::Invalid => format!("invalid hostname or wildcard \"{text}\""),
                 NameError::Conflict => format!("conflicting parameter \"{text}\""),
             };
             ConfigError::at(key.span, message)
@@ -161,5 +161,132 @@ impl<S: Subject> Compute<S> for Map<S> {
 
     fn cached(&self) -> bool {
         !self.volatile
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::registry::tests::{Probe, expand, template, variables};
+    use super::*;
+    use crate::config::parse_text;
+
+    /// Compiles `text`, which defines variables from `$uri`.
+    fn compile(text: &str) -> Result<Variables<Probe>> {
+        let mut variables = variables();
+        let (nodes, _) = parse_text(Path::new("test.conf"), text.as_bytes());
+        for node in &nodes {
+            super::super::define(node, &mut variables)?;
+        }
+        Ok(variables)
+    }
+
+    /// The expansion of `shown` for each URI.
+    fn values(text: &str, shown: &str, uris: &[&str]) -> Vec<String> {
+        let mut variables = compile(text).expect("the map compiles");
+        let shown = template(shown, &mut variables);
+        variables.finish().expect("all names are known");
+        let mut probe = Probe::default();
+        let mut value = |uri: &&str| {
+            probe.store.reset();
+            probe.uri = uri.as_bytes().to_vec();
+            expand(&shown, &mut probe)
+        };
+        uris.iter().map(&mut value).collect()
+    }
+
+    fn error(text: &str) -> String {
+        compile(text)
+            .map(drop)
+            .expect_err("the map is wrong")
+            .message
+    }
+
+    #[test]
+    fn strings_go_first_then_expressions_in_order_then_the_default() {
+        let map = r#"map $uri $m {
+            default D; a 1; B 2; "~^x(.)" "rx$1"; ~*^Y y; ~^x never;
+            \default lit; \~z tilde; "" empty; ~^$ never;
+        }"#;
+        let uris = [
+            "", "a", "A", "b", "xq", "XQ", "y", "Y", "default", "~z", "zzz",
+        ];
+        let expected = [
+            "empty", "1", "1", "2", "rxq", "D", "y", "y", "lit", "tilde", "D",
+        ];
+        assert_eq!(values(map, "$m", &uris), expected);
+    }
+
+    #[test]
+    fn an_empty_string_matches_no_expression_and_no_default_is_empty() {
+        assert_eq!(
+            values("map $uri $m { ~a* any; }", "<$m>", &["", "b"]),
+            ["<>", "<any>"]
+        );
+    }
+
+    #[test]
+    fn hostnames_counts_from_where_it_stands() {
+        let map = "map $uri $m { *.a.com literal; hostnames; *.a.com wild; b.com b; }";
+        let uris = ["*.a.com", "X.A.com", "x.a.com.", "b.com."];
+        assert_eq!(values(map, "$m", &uris), ["literal", "wild", "wild", "b"]);
+    }
+
+    #[test]
+    fn values_may_use_captures_named_groups_and_other_maps() {
+        let maps = r#"
+            map $uri $first { "~^/(?<word>\w+)/(\w+)" "$second|$word|$2"; }
+            map $uri$uri $second { "~(.)$" "<$1>"; }"#;
+        // The inner map's match replaces the numbered captures, as in nginx.
+        assert_eq!(values(maps, "$first", &["/a/bc"]), ["<c>|a|"]);
+    }
+
+    #[test]
+    fn volatile_maps_are_asked_each_time() {
+        let source = |more: &str| format!("map $count $m {{ {more} default x$count; }}");
+        assert_eq!(values(&source(""), "$m$m", &[""]), ["x2x2"]);
+        assert_eq!(values(&source("volatile;"), "$m$m", &[""]), ["x2x4"]);
+    }
+
+    #[test]
+    fn the_latest_map_of_a_variable_counts() {
+        let maps = "map $uri $m { default 1; } map $uri $m { default 2; }";
+        assert_eq!(values(maps, "$m", &[""]), ["2"]);
+    }
+
+    #[test]
+    fn mistakes_have_the_messages_of_nginx() {
+        let cases = [
+            ("map $uri x { }", "invalid variable name \"x\""),
+            ("map $uri $ { }", "invalid variable name \"$\""),
+            ("map $uri $uri { }", "the duplicate \"uri\" variable"),
+            (
+                "map $uri { }",
+                "invalid number of arguments in \"map\" directive",
+            ),
+            (
+                "map $uri $x { default x; default y; }",
+                "duplicate default map parameter",
+            ),
+            ("map $uri $x { a x; A y; }", "conflicting parameter \"a\""),
+            ("map $uri $x { a; }", "invalid number of the map parameters"),
+            (
+                "map $uri $x { a b c; }",
+                "invalid number of the map parameters",
+            ),
+            (
+                "map $uri $x { hostnames; a*b x; }",
+                "invalid hostname or wildcard \"a*b\"",
+            ),
+            (
+                "map $uri $x { hostnames; a.b x; .a.b y; }",
+                "conflicting parameter \".a.b\"",
+            ),
+            ("map $uri $x { a $; }", "invalid variable name"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(error(text), expected, "{text}");
+        }
     }
 }
