@@ -8,7 +8,7 @@ use crate::config::{ConfigError, Node, Result, Word};
 ///
 /// The source string is looked up without regard to case: exact keys first, then (with `hostnames`) wildcards, then regular
 /// expressions in the order of the file, which see the original case. An empty string matches no expression.
-pub struct Map<S: 'static> {
+struct Map<S: 'static> {
     source: Template<S>,
     table: HostTable<Template<S>>,
     patterns: Vec<(Pattern, Template<S>)>,
@@ -21,7 +21,7 @@ pub struct Map<S: 'static> {
 ///
 /// # Errors
 /// nginx's, at the word they are about.
-pub fn define<S: Subject>(node: &Node, variables: &mut Variables<S>) -> Result<()> {
+pub(super) fn define<S: Subject>(node: &Node, variables: &mut Variables<S>) -> Result<()> {
     let [source, name] = node.args() else {
         return Err(ConfigError::at(
             node.span(),
@@ -166,38 +166,10 @@ impl<S: Subject> Compute<S> for Map<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::super::registry::tests::{Probe, expand, template, variables};
-    use super::*;
-    use crate::config::parse_text;
-
-    /// Compiles `text`, which defines variables from `$uri`.
-    fn compile(text: &str) -> Result<Variables<Probe>> {
-        let mut variables = variables();
-        let (nodes, _) = parse_text(Path::new("test.conf"), text.as_bytes());
-        for node in &nodes {
-            super::super::define(node, &mut variables)?;
-        }
-        Ok(variables)
-    }
-
-    /// The expansion of `shown` for each URI.
-    fn values(text: &str, shown: &str, uris: &[&str]) -> Vec<String> {
-        let mut variables = compile(text).expect("the map compiles");
-        let shown = template(shown, &mut variables);
-        variables.finish().expect("all names are known");
-        let mut probe = Probe::default();
-        let mut value = |uri: &&str| {
-            probe.store.reset();
-            probe.uri = uri.as_bytes().to_vec();
-            expand(&shown, &mut probe)
-        };
-        uris.iter().map(&mut value).collect()
-    }
+    use super::super::registry::tests::{definitions, values};
 
     fn error(text: &str) -> String {
-        compile(text)
+        definitions(text)
             .map(drop)
             .expect_err("the map is wrong")
             .message

@@ -10,15 +10,17 @@
 use crate::config::{Node, Result};
 
 pub mod access_log;
+mod geo;
 mod hostnames;
 mod map;
 mod pattern;
 mod registry;
+mod split_clients;
 mod store;
 mod template;
 
 pub use hostnames::{HostTable, NameError};
-pub use map::{Map, variable_name};
+pub use map::variable_name;
 pub use pattern::Pattern;
 pub use registry::{Compute, Reference, Target, Variables};
 pub use store::{Slot, Store, Stored};
@@ -101,10 +103,25 @@ impl<S: 'static> Variable<S> {
     }
 }
 
-/// Defines the variables of the `map` block in `node`.
+/// Whether `name` is a directive whose block defines a variable: [`define`] takes it.
+pub fn defines(name: &str) -> bool {
+    matches!(name, "map" | "geo" | "split_clients")
+}
+
+/// Defines the variable of a `map`, `geo` or `split_clients` block.
 ///
 /// # Errors
 /// nginx's, at the word they are about.
 pub fn define<S: Subject>(node: &Node, variables: &mut Variables<S>) -> Result<()> {
-    map::define(node, variables)
+    if let Some(error) = node.failure() {
+        return Err(error.clone());
+    }
+    match &*node.name() {
+        "geo" => geo::define(node, variables),
+        "split_clients" => split_clients::define(node, variables),
+        name => {
+            debug_assert_eq!(name, "map");
+            map::define(node, variables)
+        }
+    }
 }

@@ -364,9 +364,11 @@ fn append(out: &mut Vec<u8>, value: &[u8]) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::{Store, Template};
+    use std::path::Path;
+
+    use super::super::{Store, Template, define};
     use super::*;
-    use crate::config::Word;
+    use crate::config::{Word, parse_text};
 
     /// A subject with a few variables: `$uri`, `$args` (settable), `$absent`, `$arg_NAME` (echoes NAME), `$count` (counts its calls).
     #[derive(Default)]
@@ -391,6 +393,7 @@ pub(super) mod tests {
         Variable::new("args", |probe: &mut Probe, _, out| append(out, &probe.args))
             .settable(|probe, value| probe.args = value.to_vec()),
         Variable::new("absent", |_, _, _| false),
+        Variable::family("http_", |_, _, _| false),
         Variable::new("count", |probe, _, out| {
             probe.calls += 1;
             append(out, probe.calls.to_string().as_bytes())
@@ -419,6 +422,30 @@ pub(super) mod tests {
         let mut out = Vec::new();
         template.eval(probe, &mut out);
         String::from_utf8(out).expect("tests expand to UTF-8")
+    }
+
+    /// Compiles a text of definitions (`map` and the like).
+    pub fn definitions(text: &str) -> Result<Variables<Probe>> {
+        let mut variables = variables();
+        let (nodes, _) = parse_text(Path::new("test.conf"), text.as_bytes());
+        for node in &nodes {
+            define(node, &mut variables)?;
+        }
+        Ok(variables)
+    }
+
+    /// What `shown` expands to for each URI.
+    pub fn values(text: &str, shown: &str, uris: &[&str]) -> Vec<String> {
+        let mut variables = definitions(text).expect("the definitions compile");
+        let shown = template(shown, &mut variables);
+        variables.finish().expect("all names are known");
+        let mut probe = Probe::default();
+        let mut value = |uri: &&str| {
+            probe.store.reset();
+            probe.uri = uri.as_bytes().to_vec();
+            expand(&shown, &mut probe)
+        };
+        uris.iter().map(&mut value).collect()
     }
 
     /// Counts how often it is asked and says so.
