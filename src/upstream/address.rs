@@ -52,6 +52,14 @@ impl Target {
         })
     }
 
+    /// The port, or `None` for a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Target::Addr(addr) => addr.socket_addr().map(|addr| addr.port()),
+            Target::Name { port, .. } => Some(*port),
+        }
+    }
+
     /// Looks the name up with the system's resolver. Blocks, so only while a configuration loads.
     /// IPv4 addresses come first. Fails with nginx's phrase.
     pub fn look_up(&self) -> Result<Vec<PeerAddr>, &'static str> {

@@ -348,6 +348,7 @@ mod tests {
         let servers: Vec<_> = (0..count).map(server).collect();
         let group = Group::new(
             registry,
+            "t",
             "g",
             &servers,
             Method::RoundRobin,

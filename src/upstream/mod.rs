@@ -6,16 +6,21 @@
 //! - [`peer`]: addresses, parameters and the live counters that survive a reload by identity.
 //! - [`balance`]: one pure file per method.
 //! - [`keepalive`]: idle connections of one worker.
+//! - [`directives`]: the language of `upstream {}`.
 //! - [`address`], [`resolve`]: names, looked up while loading and at run time.
 
 pub mod address;
 pub mod balance;
+pub mod directives;
+pub mod implicit;
 pub mod keepalive;
 pub mod peer;
 pub mod pool;
 pub mod resolve;
 
 pub use address::Target;
+pub use directives::{Kind, Upstream, UpstreamRaw};
+pub use implicit::DynamicGroups;
 pub use keepalive::{Idle, IdlePool, Keepalive, Kept};
 pub use peer::{Peer, PeerAddr, PeerConf, PeerState, Registry};
 pub use pool::{

@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crossbeam::utils::CachePadded;
 
@@ -77,8 +77,13 @@ pub struct Registry {
 impl PeerAddr {
     /// The IP address, or `None` for a unix socket.
     pub fn ip(&self) -> Option<IpAddr> {
+        self.socket_addr().map(|addr| addr.ip())
+    }
+
+    /// The IP address and port, or `None` for a unix socket.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self {
-            PeerAddr::Inet(addr) => Some(addr.ip()),
+            PeerAddr::Inet(addr) => Some(*addr),
             PeerAddr::Unix(_) => None,
         }
     }
@@ -262,16 +267,37 @@ impl Registry {
         GLOBAL.get_or_init(Registry::new)
     }
 
-    /// The number and the trouble cell of a group; the same name gets the same ones again.
-    pub(super) fn group(&self, name: &str) -> (u32, Arc<Trouble>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, trouble)) = inner.groups.get(name) {
-            return (*id, trouble.clone());
-        }
-        let id = inner.groups.len() as u32;
-        let trouble = Arc::new(Trouble::default());
-        inner.groups.insert(name.into(), (id, trouble.clone()));
-        (id, trouble)
+    /// The number of a group, from 1; the same identity gets the same one again.
+    pub(super) fn group_id(&self, kind: &str, name: &str) -> u32 {
+        self.group(kind, name).0
+    }
+
+    /// The number and the trouble cell of a group.
+    pub(super) fn group(&self, kind: &str, name: &str) -> (u32, Arc<Trouble>) {
+        let mut inner = self.lock();
+        let next = inner.groups.len() as u32 + 1;
+        let key = (Box::from(kind), Box::from(name));
+        let (id, trouble) = inner
+            .groups
+            .entry(key)
+            .or_insert_with(|| (next, Arc::default()));
+        (*id, trouble.clone())
+    }
+
+    /// Keeps what a name was last found to mean, for the next configuration to start with.
+    pub(super) fn remember(&self, group: u32, server: &str, addrs: &[PeerAddr]) {
+        self.lock()
+            .addrs
+            .insert((group, server.into()), addrs.to_vec());
+    }
+
+    /// What [`remember`](Self::remember) kept; empty if nothing.
+    pub(super) fn recall(&self, group: u32, server: &str) -> Vec<PeerAddr> {
+        self.lock()
+            .addrs
+            .get(&(group, server.into()))
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// The live state of a peer: the one in use under this identity, or a new one.
@@ -283,7 +309,7 @@ impl Registry {
         trouble: &Arc<Trouble>,
     ) -> Arc<PeerState> {
         let key = (group, Box::<str>::from(server), addr.clone());
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         if let Some(state) = inner.peers.get(&key).and_then(Weak::upgrade) {
             return state;
         }
@@ -296,6 +322,10 @@ impl Registry {
         inner.peers.insert(key, Arc::downgrade(&state));
         state
     }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Registry {
@@ -304,9 +334,13 @@ impl Default for Registry {
     }
 }
 
+type GroupCell = (u32, Arc<Trouble>);
+
 #[derive(Default)]
 struct Inner {
-    groups: HashMap<Box<str>, (u32, Arc<Trouble>)>,
+    /// By kind and name.
+    groups: HashMap<(Box<str>, Box<str>), GroupCell>,
+    addrs: HashMap<(u32, Box<str>), Vec<PeerAddr>>,
     peers: HashMap<(u32, Box<str>, PeerAddr), Weak<PeerState>>,
     sweep_at: usize,
 }
@@ -383,7 +417,7 @@ mod tests {
     #[test]
     fn identity_finds_the_same_state_while_it_lives() {
         let registry = Registry::new();
-        let (id, trouble) = registry.group("g");
+        let (id, trouble) = registry.group("t", "g");
         let addr = PeerAddr::Inet("127.0.0.1:80".parse().unwrap());
         let first = registry.peer(id, "a:80", &addr, &trouble);
         let again = registry.peer(id, "a:80", &addr, &trouble);
@@ -393,8 +427,8 @@ mod tests {
         let serial = first.serial();
         drop((first, again));
         assert_ne!(registry.peer(id, "a:80", &addr, &trouble).serial(), serial);
-        assert_eq!(registry.group("g").0, id);
-        assert_ne!(registry.group("h").0, id);
+        assert_eq!(registry.group("t", "g").0, id);
+        assert_ne!(registry.group("t", "h").0, id);
     }
 
     #[test]

@@ -145,16 +145,17 @@ pub enum Outcome {
 }
 
 impl Group {
-    /// A group with its peers. `name` is the identity under which live state is found again, so
-    /// callers with namespaces of their own put them into it.
+    /// A group with its peers. `kind` (`http`, `stream` …) and `name` are the identity under which
+    /// live state is found again.
     pub fn new(
         registry: &Registry,
+        kind: &str,
         name: &str,
         servers: &[ServerSpec],
         method: Method,
         keepalive: Keepalive,
     ) -> Self {
-        let (id, trouble) = registry.group(name);
+        let (id, trouble) = registry.group(kind, name);
         let lineage = next_serial();
         let peers = Peers::new(registry, id, lineage, &trouble, servers, method);
         Group {
@@ -168,18 +169,31 @@ impl Group {
         }
     }
 
+    /// A group that leaves no trace in the registry: plain round robin, no idle connections. For
+    /// addresses known only at run time.
+    pub(super) fn unregistered(name: &str, servers: &[ServerSpec]) -> Self {
+        let registry = Registry::new();
+        let mut group = Group::new(
+            &registry,
+            "",
+            name,
+            servers,
+            Method::RoundRobin,
+            Keepalive::OFF,
+        );
+        group.id = 0;
+        group
+    }
+
     /// Puts other addresses in place. Peers that stay keep their live state, and each worker's
     /// weights for them. For the thread that resolves names.
     pub fn replace(&self, registry: &Registry, servers: &[ServerSpec]) {
-        let peers = Peers::new(
-            registry,
-            self.id,
-            self.lineage,
-            &self.trouble,
-            servers,
-            self.method,
-        );
+        let (id, lineage) = (self.id, self.lineage);
+        let peers = Peers::new(registry, id, lineage, &self.trouble, servers, self.method);
         self.peers.store(Arc::new(peers));
+        for server in servers {
+            registry.remember(id, &server.name, &server.addrs);
+        }
     }
 
     /// Chooses the peer for the next try of a request. `None`: no live upstreams (502).
@@ -269,7 +283,8 @@ impl Group {
         &self.name
     }
 
-    /// A small number that belongs to the name for the life of the process.
+    /// A small number that belongs to the name for the life of the process. All groups that are
+    /// not registered share 0.
     pub fn id(&self) -> usize {
         self.id as usize
     }
@@ -310,6 +325,13 @@ impl Group {
             Method::Random => random::pick(view, steps, rng),
             Method::RandomTwo => random::pick_two(view, steps, rng),
         }
+    }
+}
+
+impl Method {
+    /// Whether servers may be marked `backup`.
+    pub fn has_backups(self) -> bool {
+        matches!(self, Method::RoundRobin | Method::LeastConn)
     }
 }
 

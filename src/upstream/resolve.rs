@@ -416,7 +416,14 @@ mod tests {
     /// A name server that knows `a.test`, with the addresses and the TTL in the cell, and answers
     /// "no such name" to the rest, except `mute.test`, to which it says nothing.
     #[derive(Clone, Default)]
-    struct Server(Arc<Mutex<(Vec<[u8; 4]>, u32, usize)>>);
+    struct Server(Arc<Mutex<Cell>>);
+
+    #[derive(Default)]
+    struct Cell {
+        ips: Vec<[u8; 4]>,
+        ttl: u32,
+        queries: usize,
+    }
 
     impl Server {
         fn start(ips: &[[u8; 4]], ttl: u32) -> (Server, ResolverConf) {
@@ -428,7 +435,11 @@ mod tests {
                 ipv6: false,
                 timeout: Duration::from_secs(5),
             };
-            let server = Server(Arc::new(Mutex::new((ips.to_vec(), ttl, 0))));
+            let server = Server(Arc::new(Mutex::new(Cell {
+                ips: ips.to_vec(),
+                ttl,
+                queries: 0,
+            })));
             let shared = server.clone();
             std::thread::spawn(move || {
                 let mut packet = [0; 1500];
@@ -443,14 +454,14 @@ mod tests {
 
         fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
             let mut cell = self.0.lock().unwrap();
-            cell.2 += 1;
+            cell.queries += 1;
             let end = 12 + query[12..].iter().position(|&byte| byte == 0)? + 5;
             let name = query[12..end - 4].to_ascii_lowercase();
             let known = name == b"\x01a\x04test\0";
             if name == b"\x04mute\x04test\0" {
                 return None;
             }
-            let ips = if known { &cell.0[..] } else { &[] };
+            let ips = if known { &cell.ips[..] } else { &[] };
             let mut answer = query[..2].to_vec();
             answer.extend([
                 0x81,
@@ -464,7 +475,7 @@ mod tests {
             answer.extend(&query[12..end]);
             for ip in ips {
                 answer.extend([0xc0, 12, 0, 1, 0, 1]);
-                answer.extend(cell.1.to_be_bytes());
+                answer.extend(cell.ttl.to_be_bytes());
                 answer.extend([0, 4]);
                 answer.extend(ip);
             }
@@ -472,7 +483,7 @@ mod tests {
         }
 
         fn queries(&self) -> usize {
-            self.0.lock().unwrap().2
+            self.0.lock().unwrap().queries
         }
     }
 
@@ -532,7 +543,14 @@ mod tests {
         let registry = Registry::global();
         let name = Some(("a.test".into(), 80));
         let spec = ServerSpec::new("a.test", Vec::new());
-        let group = Group::new(registry, "watched", &[], Method::RoundRobin, Keepalive::OFF);
+        let group = Group::new(
+            registry,
+            "t",
+            "watched",
+            &[],
+            Method::RoundRobin,
+            Keepalive::OFF,
+        );
         let group = Arc::new(group);
         let names = |group: &Group| -> Vec<String> {
             group
@@ -548,7 +566,7 @@ mod tests {
             .unwrap();
         assert_eq!(names(&group), ["127.0.0.5:80", "127.0.0.6:80"]);
         let kept = group.peers().primary.list()[1].state.serial();
-        server.0.lock().unwrap().0 = vec![[127, 0, 0, 7], [127, 0, 0, 6]];
+        server.0.lock().unwrap().ips = vec![[127, 0, 0, 7], [127, 0, 0, 6]];
         let end = Instant::now() + Duration::from_secs(10);
         while names(&group) != ["127.0.0.6:80", "127.0.0.7:80"] {
             assert!(Instant::now() < end, "{:?}", names(&group));

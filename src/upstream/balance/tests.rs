@@ -23,7 +23,7 @@ struct Bench {
 impl Bench {
     fn new(method: Method, servers: &[ServerSpec]) -> Self {
         Bench {
-            group: Group::new(&Registry::new(), "g", servers, method, Keepalive::OFF),
+            group: Group::new(&Registry::new(), "t", "g", servers, method, Keepalive::OFF),
             local: LocalState::default(),
             attempt: Attempt::default(),
             rng: fastrand::Rng::with_seed(7),

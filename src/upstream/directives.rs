@@ -1,0 +1,685 @@
+//! The directives inside `upstream { }`, for `http` and for `stream`, and `resolver`.
+//!
+//! Reading fills an [`UpstreamRaw`], with the names of its servers looked up as nginx does;
+//! [`UpstreamRaw::compile`] makes it a [`Group`].
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::address::Target;
+use super::keepalive::Keepalive;
+use super::peer::Registry;
+use super::pool::{Group, Method, ServerSpec};
+use super::resolve::{Resolver, ResolverConf, Watched};
+use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Span, Word, value};
+
+/// One `upstream { }` as read.
+#[derive(Debug)]
+pub struct UpstreamRaw {
+    /// Its name.
+    pub name: Word,
+    /// Its servers in the order of the file.
+    pub servers: Vec<ServerRaw>,
+    /// The balancing method, the last one given.
+    pub method: Option<Method>,
+    /// The key of `hash`, to be compiled by whoever knows the variables.
+    pub hash_key: Option<Word>,
+    /// `keepalive`: how many connections, and whether `local`.
+    pub keepalive: Option<(u32, bool)>,
+    /// `keepalive_requests`
+    pub keepalive_requests: Option<u64>,
+    /// `keepalive_time`
+    pub keepalive_time: Option<Duration>,
+    /// `keepalive_timeout`
+    pub keepalive_timeout: Option<Duration>,
+    /// `resolver`
+    pub resolver: Option<Vec<Word>>,
+    /// `resolver_timeout`
+    pub resolver_timeout: Option<Duration>,
+    zone: Option<Word>,
+    kind: Kind,
+    terminator: Span,
+}
+
+/// One `server` line as read.
+#[derive(Debug)]
+pub struct ServerRaw {
+    /// The server with its parameters and the addresses found.
+    pub spec: ServerSpec,
+    /// With `resolve`: the name and port to look up at run time.
+    pub resolve: Option<(Box<str>, u16)>,
+}
+
+/// Which half of the configuration an upstream belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `http { upstream … }`
+    Http,
+    /// `stream { upstream … }`
+    Stream,
+}
+
+/// A group ready to serve.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The group.
+    pub group: Arc<Group>,
+    /// The key of `hash`, not compiled yet.
+    pub hash_key: Option<Word>,
+    /// What [`Upstream::watch`] follows.
+    watched: Option<(Resolver, Vec<Watched>)>,
+}
+
+type R = Row<UpstreamRaw>;
+
+/// The directives inside `upstream { }`.
+pub const ROWS: &[Row<UpstreamRaw>] = &[
+    R::custom("server", BOTH, Arity::AtLeast(1), read_server)
+        .doc("A server of the group: address and parameters."),
+    R::custom("zone", BOTH, Arity::Between(1, 2), read_zone)
+        .doc("Names shared memory; the state of servers is always shared by all workers."),
+    R::custom("least_conn", BOTH, Arity::None, read_least_conn)
+        .doc("Chooses the server with the fewest active connections for its weight."),
+    R::custom("ip_hash", Contexts::UPSTREAM, Arity::None, read_ip_hash)
+        .doc("Chooses the server by the client's address."),
+    R::custom("hash", BOTH, Arity::Between(1, 2), read_hash)
+        .doc("Chooses the server by a key, optionally with consistent (ketama) hashing."),
+    R::custom("random", BOTH, Arity::Between(0, 2), read_random)
+        .doc("Chooses a random server, or the less busy one of two."),
+    R::custom(
+        "keepalive",
+        Contexts::UPSTREAM,
+        Arity::Between(1, 2),
+        read_keepalive,
+    )
+    .default("32 local")
+    .doc("Idle connections kept open per worker."),
+    R::number("keepalive_requests", Contexts::UPSTREAM, |raw| {
+        &mut raw.keepalive_requests
+    })
+    .default("1000")
+    .doc("Requests one upstream connection may serve."),
+    R::time("keepalive_time", Contexts::UPSTREAM, |raw| {
+        &mut raw.keepalive_time
+    })
+    .default("1h")
+    .doc("How long one upstream connection may be used."),
+    R::time("keepalive_timeout", Contexts::UPSTREAM, |raw| {
+        &mut raw.keepalive_timeout
+    })
+    .default("60s")
+    .doc("How long an upstream connection may lie idle."),
+    R::words("resolver", BOTH, Arity::AtLeast(1), |raw| &mut raw.resolver)
+        .doc("Name servers for the servers of this group marked resolve."),
+    R::time("resolver_timeout", BOTH, |raw| &mut raw.resolver_timeout)
+        .default("30s")
+        .doc("How long a name may take to look up."),
+];
+
+/// Reads the `upstream` block `node` and adds it to those before it.
+pub fn read_upstream(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    kind: Kind,
+    upstreams: &mut Vec<UpstreamRaw>,
+) -> Result<()> {
+    let name = &node.args()[0];
+    if upstreams.iter().any(|other| other.name.bytes == name.bytes) {
+        let message = format!("duplicate upstream \"{}\"", name.text());
+        return Err(ConfigError::at(name.span, message));
+    }
+    let mut raw = UpstreamRaw::new(name.clone(), kind, node.terminator);
+    reader.read_block(node.children(), &[ROWS], kind.context(), &mut raw)?;
+    if raw.servers.is_empty() {
+        return Err(ConfigError::at_end(node, "no servers are inside upstream"));
+    }
+    upstreams.push(raw);
+    Ok(())
+}
+
+/// The parameters of `resolver` with those of `resolver_timeout`. A name server given by name is
+/// looked up now.
+pub fn resolver_conf(words: &[Word], timeout: Option<Duration>) -> Result<ResolverConf> {
+    let mut conf = ResolverConf {
+        servers: Vec::new(),
+        valid: None,
+        ipv4: true,
+        ipv6: true,
+        timeout: timeout.unwrap_or(RESOLVER_TIMEOUT),
+    };
+    for word in words {
+        if let Some(valid) = word.strip("valid=") {
+            let valid = value::parse_seconds(valid).ok_or_else(|| invalid(word))?;
+            conf.valid = Some(valid);
+        } else if let Some(flag) = word.strip("ipv4=") {
+            conf.ipv4 = value::parse_flag(flag).ok_or_else(|| invalid(word))?;
+        } else if let Some(flag) = word.strip("ipv6=") {
+            conf.ipv6 = value::parse_flag(flag).ok_or_else(|| invalid(word))?;
+        } else if word.strip("status_zone=").is_none() {
+            let found = Target::parse(&word.text(), DNS_PORT).and_then(|target| target.look_up());
+            let addrs = found.map_err(|phrase| {
+                let message = format!("{phrase} in resolver \"{}\"", word.text());
+                ConfigError::at(word.span, message)
+            })?;
+            conf.servers
+                .extend(addrs.iter().filter_map(|addr| addr.socket_addr()));
+        }
+    }
+    if !conf.ipv4 && !conf.ipv6 {
+        let span = words[0].span;
+        return Err(ConfigError::at(
+            span,
+            "\"ipv4\" and \"ipv6\" cannot both be \"off\"",
+        ));
+    }
+    if conf.servers.is_empty() {
+        return Err(ConfigError::at(words[0].span, "no name servers defined"));
+    }
+    Ok(conf)
+}
+
+impl UpstreamRaw {
+    fn new(name: Word, kind: Kind, terminator: Span) -> Self {
+        UpstreamRaw {
+            name,
+            servers: Vec::new(),
+            method: None,
+            hash_key: None,
+            keepalive: None,
+            keepalive_requests: None,
+            keepalive_time: None,
+            keepalive_timeout: None,
+            resolver: None,
+            resolver_timeout: None,
+            zone: None,
+            kind,
+            terminator,
+        }
+    }
+
+    /// Makes the group. `resolver` is the one of the enclosing block, for servers marked `resolve`
+    /// where the upstream names none itself. Starts nothing: see [`Upstream::watch`].
+    pub fn compile(&self, registry: &Registry, resolver: Option<&Resolver>) -> Result<Upstream> {
+        let name = self.name.text();
+        if self.servers.iter().all(|server| server.spec.backup) {
+            return Err(self.error(format!("no servers in upstream \"{name}\"")));
+        }
+        let method = self.method.unwrap_or_default();
+        let weights = self.servers.iter().map(|server| {
+            let addrs = server.spec.addrs.len().max(1) as u64;
+            u64::from(server.spec.weight) * addrs
+        });
+        if method == Method::HashConsistent && weights.sum::<u64>() > CONSISTENT_WEIGHT_MAX {
+            let help = format!("each unit takes 160 points; the most is {CONSISTENT_WEIGHT_MAX}");
+            let message = format!("too large weights in consistent upstream \"{name}\"");
+            return Err(self.error(message).help(help));
+        }
+        let watched = self.watched(registry, resolver)?;
+        let specs: Vec<_> = match &watched {
+            Some((_, servers)) => servers.iter().map(|server| server.spec.clone()).collect(),
+            None => self
+                .servers
+                .iter()
+                .map(|server| server.spec.clone())
+                .collect(),
+        };
+        let group = Group::new(
+            registry,
+            self.kind.as_str(),
+            &name,
+            &specs,
+            method,
+            self.keepalive(),
+        );
+        Ok(Upstream {
+            group: Arc::new(group),
+            hash_key: self.hash_key.clone(),
+            watched,
+        })
+    }
+
+    fn keepalive(&self) -> Keepalive {
+        let default = match self.kind {
+            Kind::Http => Keepalive::DEFAULT,
+            Kind::Stream => Keepalive::OFF,
+        };
+        let ms = |time: Option<Duration>, default| time.map_or(default, |t| t.as_millis() as u64);
+        let (connections, local) = self
+            .keepalive
+            .unwrap_or((default.connections, default.local));
+        Keepalive {
+            connections,
+            local,
+            requests: self.keepalive_requests.unwrap_or(default.requests),
+            time_ms: ms(self.keepalive_time, default.time_ms),
+            timeout_ms: ms(self.keepalive_timeout, default.timeout_ms),
+        }
+    }
+
+    /// The servers to follow, with the addresses that an earlier configuration left behind.
+    fn watched(
+        &self,
+        registry: &Registry,
+        resolver: Option<&Resolver>,
+    ) -> Result<Option<(Resolver, Vec<Watched>)>> {
+        if self.servers.iter().all(|server| server.resolve.is_none()) {
+            return Ok(None);
+        }
+        let own = match &self.resolver {
+            Some(words) => Some(Resolver::new(resolver_conf(words, self.resolver_timeout)?)),
+            None => None,
+        };
+        let Some(resolver) = own.or_else(|| resolver.cloned()) else {
+            let name = self.name.text();
+            return Err(self
+                .error(format!(
+                    "no resolver defined to resolve names at run time in upstream \"{name}\""
+                ))
+                .help("add a \"resolver\" to the upstream or to the block around it"));
+        };
+        let group = registry.group_id(self.kind.as_str(), &self.name.text());
+        let servers = self.servers.iter().map(|server| {
+            let mut spec = server.spec.clone();
+            if server.resolve.is_some() {
+                spec.addrs = registry.recall(group, &spec.name);
+            }
+            Watched {
+                spec,
+                name: server.resolve.clone(),
+            }
+        });
+        Ok(Some((resolver, servers.collect())))
+    }
+
+    fn error(&self, message: String) -> ConfigError {
+        ConfigError::at(self.name.span, message).reported_at(self.terminator)
+    }
+}
+
+impl Upstream {
+    /// Starts to follow the names of servers marked `resolve`; `None` where there are none. Only
+    /// for a configuration that goes into service, in the process that serves. The receiver hears
+    /// when each name was looked up once.
+    pub fn watch(&self, registry: &'static Registry) -> Option<mpsc::Receiver<()>> {
+        let (resolver, servers) = self.watched.as_ref()?;
+        Some(resolver.watch(registry, &self.group, servers.clone()))
+    }
+}
+
+impl Kind {
+    /// The name under which groups of this kind are registered.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Http => "http",
+            Kind::Stream => "stream",
+        }
+    }
+
+    fn context(self) -> Contexts {
+        match self {
+            Kind::Http => Contexts::UPSTREAM,
+            Kind::Stream => Contexts::STREAM_UPSTREAM,
+        }
+    }
+}
+
+fn read_server(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    let (word, parameters) = node
+        .args()
+        .split_first()
+        .expect("the row asks for one at least");
+    let text = word.text();
+    let mut spec = ServerSpec::new(&text, Vec::new());
+    let mut resolve = false;
+    for parameter in parameters {
+        read_parameter(reader, raw, &mut spec, &mut resolve, parameter)?;
+    }
+    let failed = |phrase: &str| {
+        let message = format!("{phrase} in upstream \"{text}\"");
+        ConfigError::at(word.span, message)
+    };
+    let default_port = if raw.kind == Kind::Http { 80 } else { 0 };
+    let target = Target::parse(&text, default_port).map_err(failed)?;
+    if target.port() == Some(0) {
+        return Err(failed("no port"));
+    }
+    let resolve = match target {
+        Target::Name { ref host, port } if resolve => Some((host.clone(), port)),
+        _ => None,
+    };
+    if resolve.is_none() {
+        spec.addrs = target.look_up().map_err(failed)?;
+    }
+    raw.servers.push(ServerRaw { spec, resolve });
+    Ok(())
+}
+
+fn read_parameter(
+    reader: &mut Reader<'_>,
+    raw: &UpstreamRaw,
+    spec: &mut ServerSpec,
+    resolve: &mut bool,
+    word: &Word,
+) -> Result<()> {
+    let number = |bytes| value::parse_number(bytes).ok_or_else(|| invalid(word));
+    let small = |bytes| Ok(number(bytes)?.try_into().unwrap_or(u32::MAX));
+    if let Some(weight) = word.strip("weight=") {
+        spec.weight = small(weight)?;
+        if spec.weight == 0 {
+            return Err(invalid(word).help("a weight is 1 or more; \"down\" takes a server out"));
+        }
+    } else if let Some(limit) = word.strip("max_conns=") {
+        spec.max_conns = small(limit)?;
+    } else if let Some(limit) = word.strip("max_fails=") {
+        spec.max_fails = small(limit)?;
+    } else if let Some(time) = word.strip("fail_timeout=") {
+        let time = value::parse_seconds(time).ok_or_else(|| invalid(word))?;
+        spec.fail_timeout_ms = time.as_millis() as u64;
+    } else if word.is("backup") {
+        if !raw.method.unwrap_or_default().has_backups() {
+            let message = "balancing method does not support parameter \"backup\"";
+            return Err(ConfigError::at(word.span, message));
+        }
+        spec.backup = true;
+    } else if word.is("down") {
+        spec.down = true;
+    } else if word.is("resolve") {
+        *resolve = true;
+    } else if let Some(name) = NOT_YET.iter().find(|name| {
+        let rest = word.strip(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+    }) {
+        let message =
+            format!("parameter \"{name}\" of nginx's \"server\" is not implemented by ringway yet");
+        if !reader.lenient {
+            return Err(ConfigError::at(word.span, message));
+        }
+        reader.warn(word.span, message + ", skipped");
+    } else {
+        return Err(invalid(word));
+    }
+    Ok(())
+}
+
+fn read_zone(_: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    let name = &node.args()[0];
+    if name.bytes.is_empty() {
+        return Err(ConfigError::at(name.span, "invalid zone name \"\""));
+    }
+    if let Some(word) = node.args().get(1) {
+        let size = value::parse_size(&word.bytes).ok_or_else(|| {
+            ConfigError::at(word.span, format!("invalid zone size \"{}\"", word.text()))
+        })?;
+        if size < ZONE_SIZE_MIN {
+            let message = format!("zone \"{}\" is too small", name.text());
+            return Err(ConfigError::at(word.span, message));
+        }
+    }
+    raw.zone = Some(name.clone());
+    Ok(())
+}
+
+fn read_least_conn(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    set_method(reader, raw, node, Method::LeastConn);
+    Ok(())
+}
+
+fn read_ip_hash(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    set_method(reader, raw, node, Method::IpHash);
+    Ok(())
+}
+
+fn read_hash(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    let method = match node.args() {
+        [_, word] if word.is("consistent") => Method::HashConsistent,
+        [_, word] => return Err(invalid(word)),
+        _ => Method::Hash,
+    };
+    set_method(reader, raw, node, method);
+    raw.hash_key = Some(node.args()[0].clone());
+    Ok(())
+}
+
+fn read_random(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    let method = match node.args() {
+        [] => Method::Random,
+        [two] if two.is("two") => Method::RandomTwo,
+        [two, by] if two.is("two") && by.is("least_conn") => Method::RandomTwo,
+        [two, by] if two.is("two") && by.strip("least_time").is_some() => {
+            let message = "\"least_time\" of nginx's \"random\" is not implemented by ringway yet";
+            return Err(ConfigError::at(by.span, message));
+        }
+        [two, word] if two.is("two") => return Err(invalid(word)),
+        [word, ..] => return Err(invalid(word)),
+    };
+    set_method(reader, raw, node, method);
+    Ok(())
+}
+
+fn set_method(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node, method: Method) {
+    if raw.method.replace(method).is_some() {
+        reader.warn(node.span(), "load balancing method redefined");
+    }
+    raw.hash_key = None;
+}
+
+fn read_keepalive(_: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    if raw.keepalive.is_some() {
+        return Err(ConfigError::directive(node.span(), "is duplicate"));
+    }
+    let word = &node.args()[0];
+    let count = value::parse_number(&word.bytes).and_then(|count| u32::try_from(count).ok());
+    let Some(count) = count else {
+        let message = format!(
+            "invalid value \"{}\" in \"keepalive\" directive",
+            word.text()
+        );
+        return Err(ConfigError::at(word.span, message));
+    };
+    let local = match node.args().get(1) {
+        None => false,
+        Some(word) if word.is("local") => true,
+        Some(word) => return Err(invalid(word)),
+    };
+    raw.keepalive = Some((count, local));
+    Ok(())
+}
+
+fn invalid(word: &Word) -> ConfigError {
+    ConfigError::at(word.span, format!("invalid parameter \"{}\"", word.text()))
+}
+
+const BOTH: Contexts = Contexts::UPSTREAM.or(Contexts::STREAM_UPSTREAM);
+/// Parameters of `server` that nginx has.
+const NOT_YET: [&str; 4] = ["slow_start", "service", "route", "drain"];
+const RESOLVER_TIMEOUT: Duration = Duration::from_secs(30);
+const DNS_PORT: u16 = 53;
+/// nginx wants eight pages at least.
+const ZONE_SIZE_MIN: u64 = 8 * 4096;
+/// 160 points of 8 bytes each: 128 MB.
+const CONSISTENT_WEIGHT_MAX: u64 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Catalog, parse_text};
+
+    #[derive(Default)]
+    struct Outer(Vec<UpstreamRaw>);
+
+    const OUTER: &[Row<Outer>] = &[
+        Row::block(
+            "upstream",
+            Contexts::HTTP,
+            Arity::One,
+            |reader, outer, node| read_upstream(reader, node, Kind::Http, &mut outer.0),
+        ),
+        Row::block(
+            "stream_upstream",
+            Contexts::HTTP,
+            Arity::One,
+            |reader, outer, node| read_upstream(reader, node, Kind::Stream, &mut outer.0),
+        ),
+    ];
+
+    /// The upstreams of a text and the warnings about it, or the first error.
+    fn read(text: &str) -> std::result::Result<(Vec<UpstreamRaw>, Vec<String>), String> {
+        let (nodes, sources) = parse_text(Path::new("t.conf"), text.as_bytes());
+        let catalog = Catalog::new(|catalog| {
+            catalog.add(OUTER);
+            catalog.add(ROWS);
+        });
+        let root = Path::new("/");
+        let mut reader = Reader::new(&sources, &catalog, root, root);
+        let mut outer = Outer::default();
+        reader
+            .read_block(&nodes, &[OUTER], Contexts::HTTP, &mut outer)
+            .map_err(|error| error.message)?;
+        let warnings = reader
+            .warnings
+            .iter()
+            .map(|remark| remark.message.clone())
+            .collect();
+        Ok((outer.0, warnings))
+    }
+
+    fn compile(text: &str) -> std::result::Result<Upstream, String> {
+        let raw = read(text)?.0.remove(0);
+        raw.compile(&Registry::new(), None)
+            .map_err(|error| error.message)
+    }
+
+    #[test]
+    fn every_parameter_reaches_the_peer() {
+        let upstream = compile(
+            "upstream a { zone z 64k; server 127.0.0.1:81 weight=3 max_conns=4 max_fails=5 \
+             fail_timeout=1m; server unix:/run/a.sock down; server [::1] backup; }",
+        )
+        .unwrap();
+        let peers = upstream.group.peers();
+        let conf: Vec<_> = peers.all().map(|peer| peer.conf.clone()).collect();
+        assert_eq!(&*conf[0].name, "127.0.0.1:81");
+        assert_eq!(
+            (conf[0].weight, conf[0].max_conns, conf[0].max_fails),
+            (3, 4, 5)
+        );
+        assert_eq!(conf[0].fail_timeout_ms, 60_000);
+        assert_eq!((&*conf[1].name, conf[1].down), ("unix:/run/a.sock", true));
+        assert_eq!(
+            (conf[1].weight, conf[1].max_fails, conf[1].fail_timeout_ms),
+            (1, 1, 10_000)
+        );
+        assert_eq!((&*conf[2].name, &*conf[2].server), ("[::1]:80", "[::1]"));
+        assert!(conf[2].backup && peers.backup.is_some());
+        assert_eq!(*upstream.group.keepalive(), Keepalive::DEFAULT);
+        assert!(upstream.watch(Registry::global()).is_none());
+    }
+
+    #[test]
+    fn methods_and_keepalive() {
+        let method = |line: &str| {
+            let text = format!("upstream a {{ {line} server 127.0.0.1; }}");
+            compile(&text).map(|upstream| upstream.group.method())
+        };
+        assert_eq!(method(""), Ok(Method::RoundRobin));
+        assert_eq!(method("least_conn;"), Ok(Method::LeastConn));
+        assert_eq!(method("ip_hash;"), Ok(Method::IpHash));
+        assert_eq!(method("hash $uri;"), Ok(Method::Hash));
+        assert_eq!(method("hash $uri consistent;"), Ok(Method::HashConsistent));
+        assert_eq!(method("random;"), Ok(Method::Random));
+        assert_eq!(method("random two;"), Ok(Method::RandomTwo));
+        assert_eq!(method("random two least_conn;"), Ok(Method::RandomTwo));
+        let text = "upstream a { hash $a; server 127.0.0.1; keepalive 7; keepalive_requests 9; \
+                    keepalive_time 2m; keepalive_timeout 3; }";
+        let upstream = compile(text).unwrap();
+        assert_eq!(upstream.hash_key.unwrap().text(), "$a");
+        let expected = Keepalive {
+            connections: 7,
+            local: false,
+            requests: 9,
+            time_ms: 120_000,
+            timeout_ms: 3000,
+        };
+        assert_eq!(*upstream.group.keepalive(), expected);
+        let off = compile("upstream a { server 127.0.0.1; keepalive 0; }").unwrap();
+        assert_eq!(off.group.keepalive().connections, 0);
+        let warned = read("upstream a { least_conn; random; server 127.0.0.1; }")
+            .unwrap()
+            .1;
+        assert_eq!(warned, ["load balancing method redefined"]);
+    }
+
+    #[test]
+    fn errors_are_in_nginx_words() {
+        let error = |body: &str| compile(&format!("upstream a {{ {body} }}")).unwrap_err();
+        let server = |rest: &str| error(&format!("server 127.0.0.1{rest};"));
+        assert_eq!(error(""), "no servers are inside upstream");
+        for bad in [
+            "weight=0",
+            "weight=x",
+            "foo",
+            "foo=1",
+            "max_fails=-1",
+            "fail_timeout=x",
+        ] {
+            assert_eq!(
+                server(&format!(" {bad}")),
+                format!("invalid parameter \"{bad}\"")
+            );
+        }
+        assert_eq!(server(":0"), "invalid port in upstream \"127.0.0.1:0\"");
+        assert_eq!(server("/x"), "invalid host in upstream \"127.0.0.1/x\"");
+        assert_eq!(error("server '';"), "no host in upstream \"\"");
+        let unknown = "host not found in upstream \"no such host\"";
+        assert_eq!(error("server 'no such host';"), unknown);
+        assert_eq!(server(" backup"), "no servers in upstream \"a\"");
+        for method in ["ip_hash", "hash $a", "random"] {
+            let message = "balancing method does not support parameter \"backup\"";
+            assert_eq!(
+                error(&format!("{method}; server 127.0.0.1 backup;")),
+                message
+            );
+        }
+        assert_eq!(error("hash $a foo;"), "invalid parameter \"foo\"");
+        assert_eq!(error("random two foo;"), "invalid parameter \"foo\"");
+        assert_eq!(
+            error("keepalive x;"),
+            "invalid value \"x\" in \"keepalive\" directive"
+        );
+        assert_eq!(
+            error("keepalive 1; keepalive 2;"),
+            "\"keepalive\" directive is duplicate"
+        );
+        assert_eq!(error("zone '' 64k;"), "invalid zone name \"\"");
+        assert_eq!(error("zone z 1k;"), "zone \"z\" is too small");
+        let twice = "upstream a { server 127.0.0.1; } upstream a { server 127.0.0.1; }";
+        assert_eq!(read(twice).unwrap_err(), "duplicate upstream \"a\"");
+        let no_port = "stream_upstream a { server 127.0.0.1; }";
+        assert_eq!(
+            compile(no_port).unwrap_err(),
+            "no port in upstream \"127.0.0.1\""
+        );
+        assert!(error("hash $a consistent; server 127.0.0.1 weight=200000;").contains("too large"));
+        assert!(server(" slow_start=30s").ends_with("not implemented by ringway yet"));
+    }
+
+    #[test]
+    fn resolve_wants_a_resolver_and_looks_nothing_up_while_loading() {
+        let message = "no resolver defined to resolve names at run time in upstream \"a\"";
+        let text = "upstream a { server no.such.host:81 resolve; }";
+        assert_eq!(compile(text).unwrap_err(), message);
+        let text = "upstream a { resolver 127.0.0.1 valid=5s ipv6=off; resolver_timeout 2s; \
+                    server no.such.host:81 resolve; server 127.0.0.1:82; }";
+        let upstream = compile(text).unwrap();
+        assert_eq!(upstream.group.peers().all().count(), 1);
+        let (resolver, servers) = upstream.watched.unwrap();
+        assert_eq!(resolver.conf().servers, ["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!(resolver.conf().valid, Some(Duration::from_secs(5)));
+        assert_eq!(resolver.conf().timeout, Duration::from_secs(2));
+        assert!(resolver.conf().ipv4 && !resolver.conf().ipv6);
+        assert_eq!(servers[0].name, Some(("no.such.host".into(), 81)));
+        assert_eq!(servers[1].name, None);
+    }
+}
