@@ -25,7 +25,6 @@ pub fn reason(code: u16) -> &'static str {
         404 => "Not Found",
         405 => "Not Allowed",
         406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
         408 => "Request Time-out",
         409 => "Conflict",
         410 => "Gone",
@@ -36,10 +35,7 @@ pub fn reason(code: u16) -> &'static str {
         415 => "Unsupported Media Type",
         416 => "Requested Range Not Satisfiable",
         421 => "Misdirected Request",
-        425 => "Too Early",
-        426 => "Upgrade Required",
         429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
@@ -66,6 +62,13 @@ pub fn on_the_wire(code: u16) -> u16 {
 /// it cannot be told from a rest of the bad request.
 pub fn closes_connection(code: u16) -> bool {
     matches!(code, 400 | 413 | 414 | 494..=497 | 500 | 501)
+}
+
+/// Whether `msie_padding` pads error pages for the browser with this User-Agent: MSIE and Chrome, as
+/// nginx tells them apart.
+pub fn is_padded_browser(user_agent: &[u8]) -> bool {
+    let has = |needle: &[u8]| memchr::memmem::find(user_agent, needle).is_some();
+    (has(b"MSIE ") || (has(b"Chrome/") && !has(b"Gecko/"))) && !has(b"Opera")
 }
 
 /// How a built-in page is to look.
@@ -186,4 +189,77 @@ fn page_texts(code: u16) -> Option<(&'static str, &'static str, &'static str)> {
         505 "HTTP Version Not Supported"
         507 "Insufficient Storage"
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(code: u16, tokens: bool, padding: bool) -> String {
+        let mut out = Vec::new();
+        assert!(write_page(code, PageStyle { tokens, padding }, &mut out));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn pages_are_byte_for_byte() {
+        assert_eq!(
+            page(403, false, false),
+            "<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n\
+             <center><h1>403 Forbidden</h1></center>\r\n<hr><center>ringway</center>\r\n\
+             </body>\r\n</html>\r\n"
+        );
+        let full = format!("<center>ringway/{}</center>", env!("CARGO_PKG_VERSION"));
+        assert!(page(403, true, false).contains(&full));
+        assert!(page(494, false, false).contains(
+            "<title>400 Request Header Or Cookie Too Large</title></head>\r\n<body>\r\n\
+             <center><h1>400 Bad Request</h1></center>\r\n\
+             <center>Request Header Or Cookie Too Large</center>\r\n<hr>"
+        ));
+        assert!(page(302, false, false).contains("<h1>302 Found</h1>"));
+    }
+
+    #[test]
+    fn padding_makes_an_error_page_long_enough() {
+        assert!(page(404, false, true).len() > 512);
+        assert_eq!(page(301, false, true), page(301, false, false));
+    }
+
+    #[test]
+    fn padded_browsers_are_recognised() {
+        let chrome =
+            b"Mozilla/5.0 (X11) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/100.0 Safari/1";
+        assert!(is_padded_browser(chrome));
+        assert!(is_padded_browser(b"Mozilla/4.0 (compatible; MSIE 6.0)"));
+        assert!(!is_padded_browser(
+            b"Mozilla/4.0 (compatible; MSIE 6.0) Opera 7"
+        ));
+        assert!(!is_padded_browser(b"Mozilla/5.0 Gecko/2010 Firefox/3"));
+        assert!(!is_padded_browser(b"curl/8"));
+    }
+
+    #[test]
+    fn every_page_has_a_reason_and_unknown_codes_have_none() {
+        for code in 0..1000 {
+            let mut out = Vec::new();
+            let has_page = write_page(
+                code,
+                PageStyle {
+                    tokens: true,
+                    padding: true,
+                },
+                &mut out,
+            );
+            assert_eq!(has_page, !out.is_empty());
+            if has_page && code != 498 {
+                assert!(!reason(code).is_empty(), "{code}");
+            }
+        }
+        assert_eq!(
+            (reason(401), reason(414)),
+            ("Unauthorized", "Request-URI Too Large")
+        );
+        assert_eq!((on_the_wire(497), on_the_wire(503)), (400, 503));
+        assert!(closes_connection(413) && !closes_connection(404));
+    }
 }

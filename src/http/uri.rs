@@ -115,6 +115,34 @@ pub fn unescape(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
+/// Appends the target of a redirect that `rewrite` made from escaped captures: before the first `?`
+/// characters that may stand there plainly are decoded, the rest stays escaped.
+pub fn unescape_redirect(text: &[u8], out: &mut Vec<u8>) {
+    let mut at = 0;
+    while at < text.len() {
+        let mut byte = text[at];
+        let pair = text.get(at + 1..at + 3).filter(|_| byte == b'%');
+        match pair.and_then(|pair| hex_pair(pair[0], pair[1])) {
+            Some(decoded) if decoded > b'%' && decoded < 0x7f => {
+                byte = decoded;
+                at += 2;
+            }
+            Some(_) => {
+                out.extend_from_slice(&text[at..at + 3]);
+                at += 3;
+                continue;
+            }
+            None => {}
+        }
+        out.push(byte);
+        at += 1;
+        if byte == b'?' {
+            break;
+        }
+    }
+    out.extend_from_slice(&text[at..]);
+}
+
 /// The value of the first argument called `name` in a query (`$arg_NAME`), compared without case as
 /// nginx does. It is not decoded.
 pub fn argument<'a>(args: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
@@ -240,4 +268,215 @@ fn hex_digit(nibble: u8) -> u8 {
 fn hex_pair(high: u8, low: u8) -> Option<u8> {
     let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
     Some(digit(high)? << 4 | digit(low)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `$uri` and `$args` of a target.
+    fn seen(target: &[u8], merge_slashes: bool) -> Result<(Vec<u8>, Option<Vec<u8>>), UriError> {
+        let mut out = b"kept".to_vec();
+        let uri = normalize(target, merge_slashes, &mut out)?;
+        assert!(out.starts_with(b"kept"));
+        let path = if uri.simple {
+            assert_eq!(out, b"kept");
+            uri.path.of(target).to_vec()
+        } else {
+            out[4..].to_vec()
+        };
+        Ok((path, uri.args.map(|args| args.of(target).to_vec())))
+    }
+
+    /// Target, `$uri`, and `$uri` with `merge_slashes off`, as nginx 1.22 answers.
+    const PATHS: &[(&[u8], &[u8], &[u8])] = &[
+        (b"/", b"/", b"/"),
+        (b"/a/b", b"/a/b", b"/a/b"),
+        (b"/a/./b", b"/a/b", b"/a/b"),
+        (b"/a/../b", b"/b", b"/b"),
+        (b"/a/..", b"/", b"/"),
+        (b"/a/.", b"/a/", b"/a/"),
+        (b"/a/b/..", b"/a/", b"/a/"),
+        (b"/a/b/../", b"/a/", b"/a/"),
+        (b"/a%2f..%2fb", b"/b", b"/b"),
+        (b"/a%2523", b"/a%23", b"/a%23"),
+        (b"/%3f", b"/?", b"/?"),
+        (b"/%23", b"/#", b"/#"),
+        (b"//a//b", b"/a/b", b"//a//b"),
+        (b"/a//../b", b"/b", b"/a/b"),
+        (b"/...", b"/...", b"/..."),
+        (b"/.a", b"/.a", b"/.a"),
+        (b"/a/.b/..c", b"/a/.b/..c", b"/a/.b/..c"),
+        (b"/a/b/...", b"/a/b/...", b"/a/b/..."),
+        (b"/a+b", b"/a+b", b"/a+b"),
+        (b"/\xe9", b"/\xe9", b"/\xe9"),
+        (b"/a\\..\\b", b"/a\\..\\b", b"/a\\..\\b"),
+        (b"/%2e", b"/", b"/"),
+        (b"/%2e%2f", b"/", b"/"),
+        (b"/a/;x/../b", b"/a/b", b"/a/b"),
+        (b"/a%0a", b"/a\n", b"/a\n"),
+        (b"/%7E", b"/~", b"/~"),
+        (b"/a//", b"/a/", b"/a//"),
+        (b"/a///b/./", b"/a/b/", b"/a///b/"),
+        (b"/a/b/c/../../..", b"/", b"/"),
+        (b"/a//..", b"/", b"/a/"),
+        (b"/a///../b", b"/b", b"/a//b"),
+        (b"", b"/", b"/"),
+    ];
+
+    #[test]
+    fn paths_are_what_nginx_makes_of_them() {
+        for &(target, merged, kept) in PATHS {
+            let shown = String::from_utf8_lossy(target);
+            assert_eq!(seen(target, true), Ok((merged.to_vec(), None)), "{shown}");
+            assert_eq!(seen(target, false), Ok((kept.to_vec(), None)), "{shown}");
+        }
+        assert_eq!(seen(b"//..", true), Err(UriError::AboveRoot));
+        assert_eq!(seen(b"//..", false), Ok((b"/".to_vec(), None)));
+        assert_eq!(seen(b"//../a", false), Ok((b"/a".to_vec(), None)));
+    }
+
+    #[test]
+    fn queries_end_at_a_fragment() {
+        let cases: &[(&[u8], &[u8], Option<&[u8]>)] = &[
+            (b"/a?b#c", b"/a", Some(b"b")),
+            (b"/a#b?c", b"/a", None),
+            (b"/a?", b"/a", Some(b"")),
+            (b"/a/.?x", b"/a/", Some(b"x")),
+            (b"/a/..?x=1", b"/", Some(b"x=1")),
+            (b"/a?%00", b"/a", Some(b"%00")),
+            (b"/a?b?c/../d", b"/a", Some(b"b?c/../d")),
+            (b"/a/%2e?x#y", b"/a/", Some(b"x")),
+            (b"?x", b"/", Some(b"x")),
+            (b"#x", b"/", None),
+        ];
+        for &(target, path, args) in cases {
+            assert_eq!(
+                seen(target, true),
+                Ok((path.to_vec(), args.map(<[u8]>::to_vec)))
+            );
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_nowhere_are_refused() {
+        let cases: &[(&[u8], UriError)] = &[
+            (b"/..", UriError::AboveRoot),
+            (b"/../a", UriError::AboveRoot),
+            (b"/%2e%2e/a", UriError::AboveRoot),
+            (b"/a/%2e%2e/%2E%2e/x", UriError::AboveRoot),
+            (b"/a/../../b", UriError::AboveRoot),
+            (b"/a/b/c/../../../..", UriError::AboveRoot),
+            (b"/%00", UriError::Nul),
+            (b"/a%zz", UriError::InvalidEscape),
+            (b"/a%4", UriError::InvalidEscape),
+            (b"/a%", UriError::InvalidEscape),
+            (b"/a%?41", UriError::InvalidEscape),
+            (b"/%u0041", UriError::InvalidEscape),
+            (b"a", UriError::NoPath),
+            (b"*", UriError::NoPath),
+        ];
+        for &(target, error) in cases {
+            assert_eq!(
+                seen(target, true),
+                Err(error),
+                "{}",
+                String::from_utf8_lossy(target)
+            );
+        }
+    }
+
+    #[test]
+    fn only_paths_in_need_are_copied() {
+        let simple = |target: &[u8]| normalize(target, true, &mut Vec::new()).unwrap().simple;
+        assert!(simple(b"/a/b.html?x=%20//..") && simple(b"/a.b/c..") && simple(b"/\xe9"));
+        assert!(!simple(b"/a//b") && !simple(b"/.a") && !simple(b"/a%20") && !simple(b"?"));
+    }
+
+    #[test]
+    fn sets_escape_what_nginx_escapes() {
+        let raw = |set| -> String {
+            let raw = (1..=255u8).filter(|&byte| !needs_escape(byte, set));
+            raw.map(char::from).collect()
+        };
+        let alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZ[]_abcdefghijklmnopqrstuvwxyz~";
+        assert_eq!(
+            raw(Escape::Path),
+            format!("!$&'()*+,-./0123456789:;=@{alphanumeric}")
+        );
+        assert_eq!(
+            raw(Escape::Args),
+            format!("!$'()*,-./0123456789:=@{alphanumeric}")
+        );
+        let mut out = Vec::new();
+        escape(b"/a b%\xe9?", Escape::Path, &mut out);
+        assert_eq!(out, b"/a%20b%25%E9%3F");
+        assert!(is_escape_needed(b"a b", Escape::Path) && !is_escape_needed(b"a", Escape::Path));
+    }
+
+    #[test]
+    fn redirects_keep_only_what_must_be_escaped() {
+        let mut out = Vec::new();
+        unescape_redirect(b"/a%20b%25%26%7e%3Bc%zz%2?d%26", &mut out);
+        assert_eq!(out, b"/a%20b%25&~;c%zz%2?d%26");
+        out.clear();
+        unescape_redirect(b"/%41%3Fx%26", &mut out);
+        assert_eq!(out, b"/A?x%26");
+    }
+
+    #[test]
+    fn broken_escapes_stay() {
+        let mut out = Vec::new();
+        unescape(b"a%20b%2%zz%41%", &mut out);
+        assert_eq!(out, b"a b%2%zzA%");
+    }
+
+    #[test]
+    fn arguments_are_found_by_name() {
+        let args = b"a=1&B=2&c&aa=3&b=4&d=";
+        assert_eq!(argument(args, b"a"), Some(&b"1"[..]));
+        assert_eq!(argument(args, b"b"), Some(&b"2"[..]));
+        assert_eq!(argument(args, b"c"), None);
+        assert_eq!(argument(args, b"d"), Some(&b""[..]));
+        assert_eq!(argument(args, b"x"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn normal_paths_stay_below_the_root_and_are_normal(
+            pieces in prop::collection::vec(prop::sample::select(
+                &["/", ".", "..", "%2e", "%2F", "a", "%25", "?", "#", "%4", "//"][..]), 0..12),
+            merge in any::<bool>(),
+        ) {
+            let target = format!("/{}", pieces.concat());
+            if let Ok((path, _)) = seen(target.as_bytes(), merge) {
+                prop_assert!(path.starts_with(b"/"));
+                let text = String::from_utf8(path.clone()).unwrap();
+                prop_assert!(text.split('/').all(|part| part != "." && part != ".."));
+                prop_assert!(!merge || !text.contains("//"));
+                // What was normalised and escaped again means the same.
+                let mut escaped = Vec::new();
+                escape(&path, Escape::Path, &mut escaped);
+                prop_assert_eq!(seen(&escaped, merge), Ok((path, None)));
+            }
+        }
+
+        #[test]
+        fn escapes_come_back(text in prop::collection::vec(any::<u8>(), 0..60)) {
+            for set in [Escape::Path, Escape::Args, Escape::Component] {
+                let (mut escaped, mut back) = (Vec::new(), Vec::new());
+                escape(&text, set, &mut escaped);
+                unescape(&escaped, &mut back);
+                prop_assert_eq!(&back, &text);
+            }
+        }
+
+        #[test]
+        fn no_target_panics(target in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = seen(&target, true);
+            let _ = seen(&target, false);
+        }
+    }
 }

@@ -3,9 +3,8 @@
 //! The decoder refuses whatever is not exact: what one parser forgives, another reads as the start
 //! of a request.
 
-use super::head::Fields;
-use super::scan::is_token_byte;
-use crate::http::message::Range32;
+use super::fields::Fields;
+use super::scan::{is_token_byte, range_in};
 
 /// The longest chunk line, extensions included, in bytes without CRLF.
 pub const LINE_MAX: usize = 512;
@@ -270,8 +269,8 @@ impl Decoder {
             _ => return Err(ChunkError::Trailer),
         };
         for header in headers {
-            let name = offset_in(buf, header.name.as_bytes());
-            let value = offset_in(buf, header.value);
+            let name = range_in(buf, header.name.as_bytes());
+            let value = range_in(buf, header.value);
             self.fields.push(buf, name, value);
         }
         let forbidden = self
@@ -288,12 +287,6 @@ impl Decoder {
 
 /// Sixteen digits are a 64-bit number.
 const SIZE_DIGITS_MAX: usize = 16;
-
-fn offset_in(buf: &[u8], part: &[u8]) -> Range32 {
-    let start = (part.as_ptr() as usize).wrapping_sub(buf.as_ptr() as usize);
-    debug_assert!(start + part.len() <= buf.len());
-    Range32::new(start, start + part.len())
-}
 
 /// What follows the data of a chunk.
 pub const CHUNK_END: &[u8] = b"\r\n";

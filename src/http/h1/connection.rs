@@ -1,7 +1,7 @@
 //! The `Connection` field: whether the connection lives on, and which fields are for it alone
 //! (RFC 9110, 7.6.1).
 
-use super::head::Fields;
+use super::fields::Fields;
 use super::scan::list_items;
 use crate::http::message::Version;
 use crate::http::token::Token;

@@ -98,14 +98,14 @@ impl HeadError {
         }
     }
 
-    /// The start of the line at fault with control characters as nginx logs them (`\x0D`).
+    /// The start of the line at fault with control characters as nginx logs them (`\x0d`).
     fn excerpt(&self, buf: &[u8]) -> String {
         let line = self.line.of(buf);
         let mut text = String::new();
         for &byte in &line[..line.len().min(EXCERPT_MAX)] {
             match byte {
                 b' '..=b'~' if byte != b'"' && byte != b'\\' => text.push(byte as char),
-                _ => text.push_str(&format!("\\x{byte:02X}")),
+                _ => text.push_str(&format!("\\x{byte:02x}")),
             }
         }
         if line.len() > EXCERPT_MAX {

@@ -3,7 +3,8 @@
 //! Every doubt is an error. A request whose length two parsers could read differently smuggles
 //! another one past one of them; such a response poisons a kept connection.
 
-use super::head::{Fields, RequestHead, ResponseHead};
+use super::fields::Fields;
+use super::head::{RequestHead, ResponseHead};
 use super::scan::list_items;
 use crate::http::message::{Method, Version};
 use crate::http::token::Token;
@@ -33,12 +34,11 @@ impl Framing {
 pub enum FramingError {
     #[error("\"Content-Length\" and \"Transfer-Encoding\" headers at the same time")]
     LengthAndCoding,
-    #[error("duplicate header line: \"Content-Length\"")]
-    RepeatedLength,
+    /// A field that may come only once came again.
+    #[error("duplicate header line: \"{0:?}\"")]
+    Repeated(Token),
     #[error("invalid \"Content-Length\" header")]
     InvalidLength,
-    #[error("duplicate header line: \"Transfer-Encoding\"")]
-    RepeatedCoding,
     #[error("unknown \"Transfer-Encoding\"")]
     UnknownCoding,
     #[error("invalid \"Transfer-Encoding\" header")]
@@ -60,10 +60,14 @@ impl FramingError {
 
 /// The framing of a request's body.
 ///
-/// `CONNECT` and any other method may have one: what has neither header has none.
+/// `CONNECT` and any other method may have one: what has neither header has none. Fields that
+/// nginx refuses to see twice ([`Token::UNIQUE_IN_REQUEST`], `Host` among them) are refused here.
 #[inline]
 pub fn request(buf: &[u8], head: &RequestHead) -> Result<Framing, FramingError> {
     let fields = &head.fields;
+    if fields.repeated().intersects(Token::UNIQUE_IN_REQUEST) {
+        return Err(repeated_unique(fields));
+    }
     match (
         fields.has(Token::ContentLength),
         fields.has(Token::TransferEncoding),
@@ -124,9 +128,21 @@ pub fn has_body(method: Method, status: u16) -> bool {
     !(method == Method::Head || status < 200 || status == 204 || status == 304 || tunnel)
 }
 
+#[cold]
+fn repeated_unique(fields: &Fields) -> FramingError {
+    let is_guilty = |token: Token| {
+        Token::UNIQUE_IN_REQUEST.contains(token) && fields.repeated().contains(token)
+    };
+    let guilty = fields
+        .iter()
+        .map(|field| field.token)
+        .find(|&token| is_guilty(token));
+    FramingError::Repeated(guilty.unwrap_or(Token::Other))
+}
+
 fn length(buf: &[u8], fields: &Fields) -> Result<u64, FramingError> {
     if fields.repeated().contains(Token::ContentLength) {
-        return Err(FramingError::RepeatedLength);
+        return Err(FramingError::Repeated(Token::ContentLength));
     }
     let value = fields
         .value(buf, Token::ContentLength)
@@ -140,7 +156,7 @@ fn coding(buf: &[u8], fields: &Fields, version: Version) -> Result<(), FramingEr
         return Err(FramingError::CodingInHttp10);
     }
     if fields.repeated().contains(Token::TransferEncoding) {
-        return Err(FramingError::RepeatedCoding);
+        return Err(FramingError::Repeated(Token::TransferEncoding));
     }
     let value = fields
         .value(buf, Token::TransferEncoding)
@@ -213,8 +229,14 @@ mod tests {
                 "Transfer-Encoding: x\r\nContent-Length: 1\r\n",
                 LengthAndCoding,
             ),
-            ("Content-Length: 1\r\nContent-Length: 2\r\n", RepeatedLength),
-            ("Content-Length: 1\r\ncontent-length: 1\r\n", RepeatedLength),
+            (
+                "Content-Length: 1\r\nContent-Length: 2\r\n",
+                Repeated(Token::ContentLength),
+            ),
+            (
+                "Content-Length: 1\r\ncontent-length: 1\r\n",
+                Repeated(Token::ContentLength),
+            ),
             ("Content-Length: 1, 1\r\n", InvalidLength),
             ("Content-Length: +1\r\n", InvalidLength),
             ("Content-Length: -1\r\n", InvalidLength),
@@ -232,7 +254,7 @@ mod tests {
             ),
             (
                 "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-                RepeatedCoding,
+                Repeated(Token::TransferEncoding),
             ),
             ("Transfer-Encoding: chunked, chunked\r\n", InvalidCoding),
             ("Transfer-Encoding: gzip, chunked\r\n", InvalidCoding),
@@ -241,16 +263,14 @@ mod tests {
             ("Transfer-Encoding: ,chunked\r\n", InvalidCoding),
             ("Transfer-Encoding: chunked;q=1\r\n", InvalidCoding),
             ("Transfer-Encoding: \"chunked\"\r\n", InvalidCoding),
-            ("Transfer-Encoding: \u{b}chunked\r\n", InvalidCoding),
             ("Transfer-Encoding:\r\n", InvalidCoding),
             ("Transfer-Encoding: identity\r\n", UnknownCoding),
             ("Transfer-Encoding: xchunked\r\n", UnknownCoding),
             ("Transfer-Encoding: gzip\r\n", UnknownCoding),
+            ("Host: b\r\n", Repeated(Token::Host)),
+            ("Expect: a\r\nExpect: a\r\n", Repeated(Token::Expect)),
         ];
         for (fields, error) in cases {
-            if fields.contains('\u{b}') {
-                continue; // refused with the head already
-            }
             assert_eq!(of_request("HTTP/1.1", fields), Err(error), "{fields}");
         }
         let chunked = "Transfer-Encoding: chunked\r\n";
@@ -297,7 +317,7 @@ mod tests {
             (
                 "1.1 200 OK",
                 "Content-Length: 5\r\nContent-Length: 5\r\n",
-                RepeatedLength,
+                Repeated(Token::ContentLength),
             ),
             ("1.1 200 OK", "Content-Length: -5\r\n", InvalidLength),
             ("1.1 304 X", "Content-Length: 5, 5\r\n", InvalidLength),

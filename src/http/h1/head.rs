@@ -9,213 +9,16 @@ use std::mem::MaybeUninit;
 
 use super::diagnose;
 pub use super::diagnose::{HeadError, HeadFault};
-use super::scan;
+pub use super::fields::{Field, Fields};
+use super::scan::range_in;
 use crate::http::message::{Method, Range32, Version};
-use crate::http::token::{Token, TokenSet};
-
-/// One header field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// The name as it was sent.
-    pub name: Range32,
-    /// The value without surrounding white space; may be empty.
-    pub value: Range32,
-    /// The interned name.
-    pub token: Token,
-    flags: u8,
-}
-
-/// The name holds `_` (`underscores_in_headers`).
-const UNDERSCORE: u8 = 1;
-/// The name holds bytes that RFC 9110 allows and nginx does not (`ignore_invalid_headers`).
-const ODD: u8 = 2;
-/// The `Connection` field named this field.
-const NOMINATED: u8 = 4;
-
-impl Field {
-    /// Whether nginx would drop the field for its name: with `ignore_invalid_headers on`, names
-    /// hold letters, digits and `-` only, and `_` with `underscores_in_headers on`.
-    #[inline]
-    pub fn is_ignored(&self, ignore_invalid: bool, underscores: bool) -> bool {
-        ignore_invalid && (self.flags & ODD != 0 || (self.flags & UNDERSCORE != 0 && !underscores))
-    }
-
-    /// Whether the field concerns this connection only, by its name or because `Connection` names
-    /// it (after [`super::connection::scan`]).
-    #[inline]
-    pub fn is_hop_by_hop(&self) -> bool {
-        self.flags & NOMINATED != 0 || self.token.is_hop_by_hop()
-    }
-}
-
-/// The fields of a head or a trailer, in the order they came; reused from message to message.
-#[derive(Clone, Debug, Default)]
-pub struct Fields {
-    list: Vec<Field>,
-    seen: TokenSet,
-    repeated: TokenSet,
-}
-
-impl Fields {
-    /// An empty list with room for the fields of an ordinary message.
-    pub fn with_capacity(fields: usize) -> Self {
-        Self {
-            list: Vec::with_capacity(fields),
-            ..Self::default()
-        }
-    }
-
-    /// Forgets all fields and keeps the memory.
-    #[inline]
-    pub fn clear(&mut self) {
-        self.list.clear();
-        self.seen = TokenSet::EMPTY;
-        self.repeated = TokenSet::EMPTY;
-    }
-
-    /// Appends a field; its name is looked up here.
-    #[inline]
-    pub fn push(&mut self, buf: &[u8], name: Range32, value: Range32) {
-        let bytes = name.of(buf);
-        let token = Token::from_name(bytes);
-        let mut flags = 0;
-        if token == Token::Other {
-            flags = name_flags(bytes);
-        } else {
-            if self.seen.contains(token) {
-                self.repeated.insert(token);
-            }
-            self.seen.insert(token);
-        }
-        self.list.push(Field {
-            name,
-            value,
-            token,
-            flags,
-        });
-    }
-
-    /// Marks as hop-by-hop every field called `name`, which the `Connection` field named.
-    pub(super) fn nominate(&mut self, buf: &[u8], name: &[u8]) {
-        let token = Token::from_name(name);
-        if Token::NOT_NOMINABLE.contains(token) {
-            return;
-        }
-        for field in &mut self.list {
-            if field.token == token && field.name.of(buf).eq_ignore_ascii_case(name) {
-                field.flags |= NOMINATED;
-            }
-        }
-    }
-
-    /// Keeps only the fields for which `keep` is true.
-    ///
-    /// [`Fields::has`] goes on answering true for the dropped ones; [`Fields::find`] does not.
-    pub fn retain(&mut self, keep: impl FnMut(&Field) -> bool) {
-        self.list.retain(keep);
-    }
-
-    /// The fields in order.
-    #[inline]
-    pub fn iter(&self) -> std::slice::Iter<'_, Field> {
-        self.list.iter()
-    }
-
-    /// The fields in order, as a slice.
-    #[inline]
-    pub fn as_slice(&self) -> &[Field] {
-        &self.list
-    }
-
-    /// The number of fields.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    /// Whether there is none.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    /// Whether a field with this (known) name came: one bit, no search.
-    #[inline]
-    pub fn has(&self, token: Token) -> bool {
-        self.seen.contains(token)
-    }
-
-    /// The names which came more than once.
-    #[inline]
-    pub fn repeated(&self) -> TokenSet {
-        self.repeated
-    }
-
-    /// The first field with this (known) name.
-    #[inline]
-    pub fn find(&self, token: Token) -> Option<&Field> {
-        if !self.seen.contains(token) {
-            return None;
-        }
-        self.list.iter().find(|field| field.token == token)
-    }
-
-    /// The value of the first field with this (known) name.
-    #[inline]
-    pub fn value<'a>(&self, buf: &'a [u8], token: Token) -> Option<&'a [u8]> {
-        self.find(token).map(|field| field.value.of(buf))
-    }
-
-    /// All fields with this (known) name.
-    pub fn all(&self, token: Token) -> impl Iterator<Item = &Field> {
-        let none = !self.seen.contains(token);
-        let list = if none { &[][..] } else { &self.list[..] };
-        list.iter().filter(move |field| field.token == token)
-    }
-
-    /// The first field called `name`, known or not, compared without case.
-    pub fn find_name(&self, buf: &[u8], name: &[u8]) -> Option<&Field> {
-        self.list
-            .iter()
-            .find(|field| field.name.of(buf).eq_ignore_ascii_case(name))
-    }
-
-    /// The first field whose name is `variable` in the spelling of `$http_NAME` and
-    /// `$sent_http_NAME`: lower case, `_` for `-`.
-    pub fn find_variable(&self, buf: &[u8], variable: &[u8]) -> Option<&Field> {
-        self.list
-            .iter()
-            .find(|field| is_variable_of(field.name.of(buf), variable))
-    }
-
-    /// All fields whose name is `variable` in the spelling of `$http_NAME`: several values of one
-    /// name become one list there.
-    pub fn all_variable<'a>(
-        &'a self,
-        buf: &'a [u8],
-        variable: &'a [u8],
-    ) -> impl Iterator<Item = &'a Field> {
-        self.list
-            .iter()
-            .filter(move |field| is_variable_of(field.name.of(buf), variable))
-    }
-}
-
-impl<'a> IntoIterator for &'a Fields {
-    type Item = &'a Field;
-    type IntoIter = std::slice::Iter<'a, Field>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
 
 /// Bounds on a head, in bytes unless named otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
     /// The longest line with its line end: one buffer of `large_client_header_buffers`.
     pub line_max: usize,
-    /// The whole head: number × size of `large_client_header_buffers`.
+    /// The whole head: `client_header_buffer_size` and all of `large_client_header_buffers`.
     pub head_max: usize,
     /// The number of fields (`max_headers`), at most [`FIELDS_MAX`].
     pub fields_max: usize,
@@ -637,14 +440,6 @@ fn bad_request(
     }
 }
 
-/// The range of `part`, a slice of `buf`.
-#[inline]
-fn range_in(buf: &[u8], part: &[u8]) -> Range32 {
-    let start = (part.as_ptr() as usize).wrapping_sub(buf.as_ptr() as usize);
-    debug_assert!(start <= buf.len() && start + part.len() <= buf.len());
-    Range32::new(start, start + part.len())
-}
-
 /// The reason phrase in a status line that httparse accepted. (It hides phrases beyond ASCII.)
 fn reason_range(buf: &[u8]) -> Range32 {
     let end = memchr::memchr(b'\n', buf).unwrap_or(buf.len());
@@ -664,28 +459,5 @@ fn is_nginx_method_byte(byte: u8) -> bool {
     matches!(byte, b'A'..=b'Z' | b'_' | b'-')
 }
 
-fn name_flags(name: &[u8]) -> u8 {
-    let mut flags = 0;
-    for &byte in name {
-        if byte == b'_' {
-            flags |= UNDERSCORE;
-        } else if !(byte.is_ascii_alphanumeric() || byte == b'-') {
-            debug_assert!(scan::is_token_byte(byte));
-            flags |= ODD;
-        }
-    }
-    flags
-}
-
-/// Whether `variable` is what `$http_NAME` calls the field `name`.
-fn is_variable_of(name: &[u8], variable: &[u8]) -> bool {
-    name.len() == variable.len()
-        && name.iter().zip(variable).all(|(&in_field, &in_variable)| {
-            let folded = if in_field == b'-' {
-                b'_'
-            } else {
-                in_field.to_ascii_lowercase()
-            };
-            folded == in_variable
-        })
-}
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,8 @@
 //! `Host = uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2).
 
-use crate::http::message::Range32;
-
 use super::head::RequestHead;
 use super::target::Target;
-use crate::http::message::Version;
+use crate::http::message::{Range32, Version};
 use crate::http::token::Token;
 
 /// A valid host, as ranges in the value it was read from.
@@ -55,8 +53,8 @@ pub enum HostError {
 /// The host a request is for, as ranges in `buf`: from the target if it is in absolute form, else from
 /// the Host field, which must be there once in HTTP/1.1 and be valid in any case (RFC 9112, 3.2).
 ///
-/// `None` when an HTTP/1.0 request names none, or the Host field is empty as RFC 9112 allows for
-/// targets without authority. Every error is a 400.
+/// `None` when an HTTP/1.0 request names none. An empty Host field is refused, as nginx does. Every
+/// error is a 400.
 pub fn of_request(
     buf: &[u8],
     head: &RequestHead,
@@ -68,7 +66,6 @@ pub fn of_request(
     let from_field = match head.fields.find(Token::Host) {
         None if head.version >= Version::Http11 => return Err(HostError::Missing),
         None => None,
-        Some(field) if field.value.is_empty() => None,
         Some(field) => {
             let host = parse(field.value.of(buf)).ok_or(HostError::Invalid)?;
             Some(host.shifted(field.value.start as usize))
@@ -85,8 +82,8 @@ pub fn of_request(
 
 /// Reads `uri-host [ ":" port ]`; `None` if it is anything else.
 ///
-/// As in nginx one trailing dot of a name is not part of it. What RFC 3986 allows and no resolver
-/// understands is refused: percent-encoding, an IP literal of a future version, an empty name.
+/// As in nginx one trailing dot of a name is not part of it and two dots in a row are refused. So is
+/// what RFC 3986 allows and nobody has: an empty name, an IP literal of a future version.
 pub fn parse(value: &[u8]) -> Option<HostPort> {
     let (name_end, has_upper) = if value.first() == Some(&b'[') {
         (ip_literal(value)?, false)
@@ -110,20 +107,25 @@ pub fn parse(value: &[u8]) -> Option<HostPort> {
 /// The end of the name at the start of `value`, and whether it has upper case letters.
 fn reg_name(value: &[u8]) -> Option<(usize, bool)> {
     let mut has_upper = false;
-    let mut previous = b'.';
+    let mut previous = 0;
     for (index, &byte) in value.iter().enumerate() {
         match byte {
             b'A'..=b'Z' => has_upper = true,
             b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {}
             b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => {}
-            // An empty label is in no name, and `..` is a path to somebody.
+            // `..` is in no name, and is a path to somebody.
             b'.' if previous != b'.' => {}
+            b'%' if is_hex(value.get(index + 1)) && is_hex(value.get(index + 2)) => {}
             b':' => return Some((index, has_upper)),
             _ => return None,
         }
         previous = byte;
     }
     Some((value.len(), has_upper))
+}
+
+fn is_hex(byte: Option<&u8>) -> bool {
+    byte.is_some_and(u8::is_ascii_hexdigit)
 }
 
 /// The end of the IPv6 address in brackets at the start of `value`.
@@ -160,6 +162,8 @@ mod tests {
             ("[::1]", "[::1]", ""),
             ("[::FFFF:1.2.3.4]:65535", "[::FFFF:1.2.3.4]", "65535"),
             ("localhost", "localhost", ""),
+            (".a", ".a", ""),
+            ("%c3%a9.org", "%c3%a9.org", ""),
         ];
         for (value, name, port) in cases {
             let host = parse(value.as_bytes()).unwrap_or_else(|| panic!("{value}"));
@@ -188,10 +192,9 @@ mod tests {
             "a:65536",
             "a:99999999999999",
             "a..b",
-            ".a",
             "..",
             "a\tb",
-            "a%41",
+            "a%4",
             "a,b c",
             "http://a",
             "[::1",

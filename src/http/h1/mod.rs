@@ -12,4 +12,5 @@ pub mod host;
 pub mod target;
 
 mod diagnose;
+mod fields;
 mod scan;

@@ -1,5 +1,7 @@
 //! Character classes and list splitting of RFC 9110.
 
+use crate::http::message::Range32;
+
 /// Whether `byte` may stand in a token (RFC 9110, 5.6.2).
 #[inline]
 pub(crate) fn is_token_byte(byte: u8) -> bool {
@@ -36,6 +38,14 @@ pub(crate) fn list_items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .split(|&byte| byte == b',')
         .map(trim)
         .filter(|item| !item.is_empty())
+}
+
+/// The range of `part`, a slice of `buf`.
+#[inline]
+pub(super) fn range_in(buf: &[u8], part: &[u8]) -> Range32 {
+    let start = (part.as_ptr() as usize).wrapping_sub(buf.as_ptr() as usize);
+    debug_assert!(start <= buf.len() && start + part.len() <= buf.len());
+    Range32::new(start, start + part.len())
 }
 
 #[cfg(test)]
