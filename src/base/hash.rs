@@ -29,8 +29,9 @@ pub fn murmur2(bytes: &[u8]) -> u32 {
     hash ^ (hash >> 15)
 }
 
-/// Builds the hasher for tables whose keys come from the configuration: a few multiplications per key. It does not resist chosen
-/// keys, so never let a client's bytes become keys of such a table; looking them up is harmless.
+/// Builds the hasher for tables whose keys come from the configuration: a few multiplications per
+/// key. It does not resist chosen keys, so never let a client's bytes become keys of such a table;
+/// looking them up is harmless.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FastHasher;
 

@@ -32,7 +32,8 @@ struct Networks {
     v6: BTreeMap<u8, HashMap<u128, Box<[u8]>, FastHasher>>,
 }
 
-/// Values by range of IPv4 addresses. Ranges do not overlap: a narrower one has cut its place out of the wider.
+/// Values by range of IPv4 addresses. Ranges do not overlap: a narrower one has cut its place out
+/// of the wider.
 #[derive(Default)]
 struct Ranges {
     /// First address → last address and value.

@@ -5,8 +5,9 @@ use std::fmt;
 
 use crate::base::hash::FastHasher;
 
-/// Values by host name, as `server_name` and `map … { hostnames; }` look them up: the exact name first, then the longest wildcard at
-/// the front, then the longest wildcard at the end. Looking up costs one hash per label of the host at most.
+/// Values by host name, as `server_name` and `map … { hostnames; }` look them up: the exact name
+/// first, then the longest wildcard at the front, then the longest wildcard at the end. Looking up
+/// costs one hash per label of the host at most.
 #[derive(Clone)]
 pub struct HostTable<T> {
     exact: Names,
@@ -130,7 +131,8 @@ impl<T> HostTable<T> {
         }
     }
 
-    /// The first dot gives the longest suffix. The wildcard may stand for nothing, but the dot must be there.
+    /// The first dot gives the longest suffix. The wildcard may stand for nothing, but the dot must
+    /// be there.
     fn leading(&self, host: &[u8]) -> Option<&usize> {
         if self.leading.is_empty() {
             return None;
@@ -321,7 +323,10 @@ mod tests {
         }
 
         #[test]
-        fn adding_never_panics(name in proptest::collection::vec(any::<u8>(), 0..10), text in r"[*.a]{0,6}") {
+        fn adding_never_panics(
+            name in proptest::collection::vec(any::<u8>(), 0..10),
+            text in r"[*.a]{0,6}",
+        ) {
             let mut table = HostTable::new();
             let _ = table.insert(&name, ());
             let _ = table.insert(text.as_bytes(), ());

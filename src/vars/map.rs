@@ -6,8 +6,9 @@ use crate::config::{ConfigError, Node, Result, Word};
 
 /// A compiled `map` block.
 ///
-/// The source string is looked up without regard to case: exact keys first, then (with `hostnames`) wildcards, then regular
-/// expressions in the order of the file, which see the original case. An empty string matches no expression.
+/// The source string is looked up without regard to case: exact keys first, then (with `hostnames`)
+/// wildcards, then regular expressions in the order of the file, which see the original case. An
+/// empty string matches no expression.
 struct Map<S: 'static> {
     source: Template<S>,
     table: HostTable<Template<S>>,

@@ -1,13 +1,13 @@
 //! Variables: `"text with $variables"` → compiled template → bytes.
 //!
-//! The layer knows neither HTTP nor TCP. Whatever has variables (an exchange, a session) is a [`Subject`]; modules above
-//! declare theirs as tables of [`Variable`]; a configuration collects them, with those the file itself defines (`set`, `map`,
-//! named groups of regular expressions), in [`Variables`], against which every [`Template`] is compiled.
+//! The layer knows neither HTTP nor TCP. Whatever has variables (an exchange, a session) is a
+//! [`Subject`]; modules above declare theirs as tables of [`Variable`]; a configuration collects
+//! them, with those the file itself defines (`set`, `map`, named groups of regular expressions), in
+//! [`Variables`], against which every [`Template`] is compiled.
 //!
-//! The order of definitions in a file does not matter: a template may name a variable that a later `map` defines. The link is
-//! made by [`Variables::finish`], which also reports the names nothing defines.
-
-use crate::config::{Node, Result};
+//! The order of definitions in a file does not matter: a template may name a variable that a later
+//! `map` defines. The link is made by [`Variables::finish`], which also reports the names nothing
+//! defines.
 
 pub mod access_log;
 mod geo;
@@ -18,6 +18,8 @@ mod registry;
 mod split_clients;
 mod store;
 mod template;
+
+use crate::config::{Arity, Contexts, Node, Reader, Result, Row};
 
 pub use hostnames::{HostTable, NameError};
 pub use map::variable_name;
@@ -36,14 +38,16 @@ pub trait Subject: Sized + 'static {
 
 /// Appends the value of a variable to `out` and says whether there is one.
 ///
-/// `name` is the full variable name, or, for a prefix variable, what follows the prefix; always in lower case. "No value" (false)
-/// reads as an empty string in templates and as `-` in logs; a getter that answers false has appended nothing.
+/// `name` is the full variable name, or, for a prefix variable, what follows the prefix; always in
+/// lower case. "No value" (false) reads as an empty string in templates and as `-` in logs; a
+/// getter that answers false has appended nothing.
 pub type Get<S> = fn(&mut S, name: &[u8], out: &mut Vec<u8>) -> bool;
 
 /// Takes the value that `set` assigns to a built-in variable (`$args`, `$limit_rate`).
 pub type Put<S> = fn(&mut S, value: &[u8]);
 
-/// One built-in variable, or a family of them (`http_`, `arg_` …); modules declare const tables of these.
+/// One built-in variable, or a family of them (`http_`, `arg_` …); modules declare const tables of
+/// these.
 pub struct Variable<S: 'static> {
     /// The name without `$`, in lower case; a family's prefix ends with `_`.
     pub name: &'static str,
@@ -103,9 +107,20 @@ impl<S: 'static> Variable<S> {
     }
 }
 
-/// Whether `name` is a directive whose block defines a variable: [`define`] takes it.
-pub fn defines(name: &str) -> bool {
-    matches!(name, "map" | "geo" | "split_clients")
+/// The rows of `map`, `geo` and `split_clients` for the contexts where variables are defined.
+/// `keep` puts the block aside until [`define`] compiles it, after the whole file is read.
+pub const fn rows<Scope: 'static>(
+    contexts: Contexts,
+    keep: fn(&mut Reader<'_>, &mut Scope, &Node) -> Result<()>,
+) -> [Row<Scope>; 3] {
+    [
+        Row::block("map", contexts, Arity::Exactly(2), keep)
+            .doc("Defines a variable whose value depends on another string."),
+        Row::block("geo", contexts, Arity::Between(1, 2), keep)
+            .doc("Defines a variable whose value depends on an IP address."),
+        Row::block("split_clients", contexts, Arity::Exactly(2), keep)
+            .doc("Defines a variable that splits clients into shares by a hash of a string."),
+    ]
 }
 
 /// Defines the variable of a `map`, `geo` or `split_clients` block.

@@ -1,5 +1,7 @@
 //! A regular expression of the configuration, with what its groups mean.
 
+use std::cell::Cell;
+
 use super::{Slot, Store, Subject, Variables};
 use crate::base::regex::Regex;
 use crate::config::{ConfigError, Result, Span};
@@ -13,11 +15,12 @@ pub struct Pattern {
 
 thread_local! {
     /// Ranges of the match at hand: those in a store must survive an attempt that fails.
-    static RANGES: std::cell::Cell<Vec<Option<(usize, usize)>>> = const { std::cell::Cell::new(Vec::new()) };
+    static RANGES: Cell<Vec<Option<(usize, usize)>>> = const { Cell::new(Vec::new()) };
 }
 
 impl Pattern {
-    /// Compiles `source` and declares its named groups. The expression stands in the file at `span`.
+    /// Compiles `source` and declares its named groups. The expression stands in the file at
+    /// `span`.
     ///
     /// # Errors
     /// The expression is not valid, or a group has the name of a built-in variable.
@@ -44,8 +47,8 @@ impl Pattern {
         })
     }
 
-    /// Looks for the expression in `text`. A match replaces the captures in `store` and sets the variables of the named groups;
-    /// a failure leaves everything as it was.
+    /// Looks for the expression in `text`. A match replaces the captures in `store` and sets the
+    /// variables of the named groups; a failure leaves everything as it was.
     pub fn exec(&self, store: &mut Store, text: &[u8]) -> bool {
         if self.regex.groups() == 0 {
             let found = self.regex.is_match(text);
@@ -72,6 +75,16 @@ impl Pattern {
     /// Whether `text` contains the expression; captures stay as they are.
     pub fn is_match(&self, text: &[u8]) -> bool {
         self.regex.is_match(text)
+    }
+
+    /// As [`Pattern::exec`], but a failure empties `$1` … `$9`: so `if` and `rewrite` behave, where
+    /// a location's, a server name's or a map's expressions leave them alone.
+    pub fn exec_clearing(&self, store: &mut Store, text: &[u8]) -> bool {
+        let found = self.exec(store, text);
+        if !found {
+            store.clear_captures();
+        }
+        found
     }
 
     /// Whether the expression has groups.
@@ -117,6 +130,17 @@ mod tests {
         assert_eq!(expand(&text, &mut probe), "[a]");
         assert!(plain.exec(&mut probe.store, b"a"));
         assert_eq!(expand(&text, &mut probe), "[]");
+    }
+
+    #[test]
+    fn a_failed_condition_empties_the_captures() {
+        let mut variables = variables();
+        let regex = pattern("^/(a)", &mut variables);
+        let mut store = Store::new();
+        assert!(regex.exec_clearing(&mut store, b"/a"));
+        assert!(store.capture(1).is_some());
+        assert!(!regex.exec_clearing(&mut store, b"/b"));
+        assert!(store.capture(1).is_none());
     }
 
     #[test]

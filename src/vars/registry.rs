@@ -22,7 +22,8 @@ pub trait Compute<S>: Send + Sync {
 pub struct Variables<S: 'static> {
     builtin: HashMap<&'static str, &'static Variable<S>>,
     families: Vec<&'static Variable<S>>,
-    /// Names which the file defines, or uses and may still define. Ordered, so that errors are reproducible.
+    /// Names which the file defines, or uses and may still define. Ordered, so that errors are
+    /// reproducible.
     names: BTreeMap<Box<str>, Entry<S>>,
     slots: u32,
 }
@@ -98,7 +99,8 @@ impl<S: Subject> Variables<S> {
         }
     }
 
-    /// The variable called `name` (without `$`, any case), for reading. It need not be defined yet: [`Variables::finish`] tells.
+    /// The variable called `name` (without `$`, any case), for reading. It need not be defined yet:
+    /// [`Variables::finish`] tells.
     pub fn reference(&mut self, name: &str, span: Span) -> Reference<S> {
         let name = name.to_ascii_lowercase();
         if let Some(variable) = self.builtin.get(name.as_str())
@@ -161,7 +163,8 @@ impl<S: Subject> Variables<S> {
         Ok(())
     }
 
-    /// Links every name to its definition. Call it once everything is compiled, before anything is evaluated.
+    /// Links every name to its definition. Call it once everything is compiled, before anything is
+    /// evaluated.
     ///
     /// # Errors
     /// `unknown "x" variable`, at the first use of a name which nothing defines.
@@ -217,7 +220,8 @@ impl<S: Subject> Variables<S> {
         }
     }
 
-    /// Whether the file may define `name`: yes unless it is a fixed built-in one. What takes its value from `set`, if anything.
+    /// Whether the file may define `name`: yes unless it is a fixed built-in one. What takes its
+    /// value from `set`, if anything.
     fn changeable(&self, name: &str, span: Span) -> Result<Option<Put<S>>> {
         match self.builtin.get(name) {
             None => Ok(None),
@@ -259,7 +263,8 @@ impl<S: Subject> Reference<S> {
         }
     }
 
-    /// The slot behind a variable written by `set` or a named group, once linked; None for computed and built-in ones.
+    /// The slot behind a variable written by `set` or a named group, once linked; None for computed
+    /// and built-in ones.
     pub fn slot(&self) -> Option<Slot> {
         match &self.link {
             Link::Builtin(..) => None,
@@ -370,7 +375,8 @@ pub(super) mod tests {
     use super::*;
     use crate::config::{Word, parse_text};
 
-    /// A subject with a few variables: `$uri`, `$args` (settable), `$absent`, `$arg_NAME` (echoes NAME), `$count` (counts its calls).
+    /// A subject with a few variables: `$uri`, `$args` (settable), `$absent`, `$arg_NAME` (echoes
+    /// NAME), `$count` (counts its calls).
     #[derive(Default)]
     pub struct Probe {
         pub store: Store,

@@ -8,8 +8,9 @@ pub struct Slot(pub(super) u32);
 
 /// What one request (or session) remembers for its variables.
 ///
-/// A store belongs to one connection and is reused: [`Store::reset`] forgets the values in time proportional to
-/// what was used and keeps every buffer, so that a request in steady state allocates nothing here.
+/// A store belongs to one connection and is reused: [`Store::reset`] forgets the values in time
+/// proportional to what was used and keeps every buffer, so that a request in steady state
+/// allocates nothing here.
 #[derive(Default)]
 pub struct Store {
     slots: Vec<Value>,
@@ -55,7 +56,8 @@ struct Captures {
     ranges: Vec<Option<(usize, usize)>>,
 }
 
-/// Buffers above this are not kept for the next request, so that one huge value does not stay for the life of a connection.
+/// Buffers above this are not kept for the next request, so that one huge value does not stay for
+/// the life of a connection.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// Buffers kept ready at most; nesting deeper than this (a map reading a map reading …) allocates.
@@ -101,8 +103,8 @@ impl Store {
         target.bytes.clear();
     }
 
-    /// Takes the buffer of `slot`, empty, to compute the value in; the slot reads as [`Stored::Busy`] until
-    /// [`Store::finish`] is called with that buffer.
+    /// Takes the buffer of `slot`, empty, to compute the value in; the slot reads as
+    /// [`Stored::Busy`] until [`Store::finish`] is called with that buffer.
     pub fn begin(&mut self, slot: Slot) -> Vec<u8> {
         let target = self.occupy(slot);
         debug_assert!(
@@ -144,7 +146,8 @@ impl Store {
         }
     }
 
-    /// Remembers the groups of a match in `text`: `ranges[0]` is the whole match, `ranges[n]` is `$n`.
+    /// Remembers the groups of a match in `text`: `ranges[0]` is the whole match, `ranges[n]` is
+    /// `$n`.
     pub fn set_captures(&mut self, text: &[u8], ranges: &[Option<(usize, usize)>]) {
         debug_assert!(
             ranges

@@ -32,13 +32,14 @@ impl<S: Subject> Template<S> {
     /// Compiles the value of `word`. Quotes make no difference: variables work in quoted words too.
     ///
     /// # Errors
-    /// `invalid variable name` and `the closing bracket in "x" variable is missing`. Unknown names are reported by
-    /// [`Variables::finish`].
+    /// `invalid variable name` and `the closing bracket in "x" variable is missing`. Unknown names
+    /// are reported by [`Variables::finish`].
     pub fn compile(word: &Word, variables: &mut Variables<S>) -> Result<Self> {
         Self::compile_bytes(&word.bytes, word, variables)
     }
 
-    /// Compiles `text`, a part of the value of `word` (what follows `if=`, say); `word` gives the place for errors.
+    /// Compiles `text`, a part of the value of `word` (what follows `if=`, say); `word` gives the
+    /// place for errors.
     ///
     /// # Errors
     /// As [`Template::compile`].
@@ -71,7 +72,8 @@ impl<S: Subject> Template<S> {
         self.eval_escaping(subject, out, |capture, out| out.extend_from_slice(capture));
     }
 
-    /// As [`Template::eval`], but `$1` … `$9` pass through `escape` (`rewrite` escapes what it puts into the query string).
+    /// As [`Template::eval`], but `$1` … `$9` pass through `escape` (`rewrite` escapes what it puts
+    /// into the query string).
     pub fn eval_escaping(
         &self,
         subject: &mut S,
@@ -93,14 +95,16 @@ impl<S: Subject> Template<S> {
         }
     }
 
-    /// Appends the expansion and says whether it is more than nothing (`proxy_set_header X $empty` sends no field).
+    /// Appends the expansion and says whether it is more than nothing (`proxy_set_header X $empty`
+    /// sends no field).
     pub fn eval_nonempty(&self, subject: &mut S, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         self.eval(subject, out);
         out.len() > start
     }
 
-    /// Whether the expansion counts as true, as in `proxy_no_cache` or `access_log … if=`: neither empty nor `0`.
+    /// Whether the expansion counts as true, as in `proxy_no_cache` or `access_log … if=`: neither
+    /// empty nor `0`.
     pub fn is_true(&self, subject: &mut S) -> bool {
         self.with(subject, |_, value| !value.is_empty() && value != b"0")
     }
@@ -171,8 +175,8 @@ impl<S> fmt::Debug for Template<S> {
 
 /// Splits `text` at its variables. The error is nginx's message; the iteration ends with it.
 ///
-/// `$1` … `$9` are captures and take one digit; `${1}` is a variable called `1`; a name is `[A-Za-z0-9_]+`; a `$` with no name after
-/// it is an error, and there is no way to escape one.
+/// `$1` … `$9` are captures and take one digit; `${1}` is a variable called `1`; a name is
+/// `[A-Za-z0-9_]+`; a `$` with no name after it is an error, and there is no way to escape one.
 pub fn pieces(text: &[u8]) -> impl Iterator<Item = std::result::Result<Piece<'_>, String>> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -333,9 +337,12 @@ mod tests {
         }
 
         #[test]
-        fn text_without_dollars_stands_for_itself(text in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn text_without_dollars_stands_for_itself(
+            text in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
             prop_assume!(!text.contains(&b'$'));
-            let template = Template::compile(&Word::new(&text, HERE), &mut variables()).expect("it is plain");
+            let word = Word::new(&text, HERE);
+            let template = Template::compile(&word, &mut variables()).expect("it is plain");
             prop_assert_eq!(template.as_constant(), Some(&*text));
         }
 

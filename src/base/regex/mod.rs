@@ -1,8 +1,9 @@
 //! Regular expressions as nginx's users write them: PCRE syntax over bytes.
 //!
-//! An expression that is regular runs on the linear-time engine of crate `regex`; look-around, back references, atomic groups and
-//! possessive quantifiers run on the backtracking engine of `fancy-regex`. `pcre` translates the syntax, so that
-//! the same text means what it means to PCRE without its UTF mode: `.`, `\d`, `\w` and case folding are about ASCII bytes.
+//! An expression that is regular runs on the linear-time engine of crate `regex`; look-around, back
+//! references, atomic groups and possessive quantifiers run on the backtracking engine of
+//! `fancy-regex`. `pcre` translates the syntax, so that the same text means what it means to PCRE
+//! without its UTF mode: `.`, `\d`, `\w` and case folding are about ASCII bytes.
 
 mod pcre;
 
@@ -13,7 +14,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use fancy_regex::BytesMode;
 use regex::bytes;
 
-/// A compiled regular expression. Matching takes no lock and, on the linear engine, no memory after a thread's first match.
+/// A compiled regular expression. Matching takes no lock and, on the linear engine, no memory after
+/// a thread's first match.
 pub struct Regex {
     source: Box<[u8]>,
     caseless: bool,
@@ -30,16 +32,17 @@ enum Engine {
     Backtracking(Box<fancy_regex::Regex>),
 }
 
-/// A thread's own instance of a linear expression. The shared one would hand its working memory from thread to thread under a
-/// lock; a clone has its own.
+/// A thread's own instance of a linear expression. The shared one would hand its working memory
+/// from thread to thread under a lock; a clone has its own.
 struct Scratch {
     generation: u64,
     regex: bytes::Regex,
     locations: bytes::CaptureLocations,
 }
 
-/// The place of an expression in every thread's table of [`Scratch`]. Places are used again after the expression is gone, so that
-/// reloads do not grow the tables; the generation tells old from new.
+/// The place of an expression in every thread's table of [`Scratch`]. Places are used again after
+/// the expression is gone, so that reloads do not grow the tables; the generation tells old from
+/// new.
 struct Ticket {
     place: usize,
     generation: u64,
@@ -49,7 +52,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Option<Scratch>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Places which were given back, and the first that was never given. Touched when an expression is compiled or dropped only.
+/// Places which were given back, and the first that was never given. Touched when an expression is
+/// compiled or dropped only.
 static PLACES: Mutex<(Vec<usize>, usize)> = Mutex::new((Vec::new(), 0));
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
@@ -88,7 +92,8 @@ impl Regex {
         }
     }
 
-    /// Finds the first match. On success `out` holds one range per group, the whole match first; otherwise it is untouched.
+    /// Finds the first match. On success `out` holds one range per group, the whole match first;
+    /// otherwise it is untouched.
     pub fn captures_into(&self, text: &[u8], out: &mut Vec<Option<(usize, usize)>>) -> bool {
         match self.engine_for(text) {
             Chosen::Linear(regex) => self.ticket.with_scratch(regex, |scratch| {
@@ -132,7 +137,8 @@ impl Regex {
         &self.source
     }
 
-    /// PCRE's `$` also matches before a line feed that ends the text. Only texts which end so need the engine that can say it.
+    /// PCRE's `$` also matches before a line feed that ends the text. Only texts which end so need
+    /// the engine that can say it.
     fn engine_for(&self, text: &[u8]) -> Chosen<'_> {
         if text.last() == Some(&b'\n')
             && let Some(cell) = &self.newline
@@ -253,7 +259,8 @@ fn backtracking(
         .map_err(|error| one_line(&error.to_string()))
 }
 
-/// The reason out of an engine's message, which may quote the (translated) expression over several lines.
+/// The reason out of an engine's message, which may quote the (translated) expression over several
+/// lines.
 fn one_line(message: &str) -> String {
     let last = message.lines().rev().find(|line| !line.trim().is_empty());
     let last = last.unwrap_or("not valid").trim();
@@ -262,6 +269,9 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn find(pattern: &str, text: &str) -> Option<Vec<Option<String>>> {
@@ -410,16 +420,18 @@ mod tests {
         SCRATCH.with_borrow(|table| assert!(table.len() < 1000));
     }
 
-    proptest::proptest! {
+    proptest! {
         #[test]
-        fn compiling_never_panics(pattern in proptest::collection::vec(proptest::num::u8::ANY, 0..24)) {
+        fn compiling_never_panics(pattern in vec(any::<u8>(), 0..24)) {
             if let Ok(regex) = Regex::new(&pattern, true) {
                 regex.is_match(b"/some/text?x=[1]\n");
             }
         }
 
         #[test]
-        fn syntax_soup_never_panics(pattern in r"[\\\[\](){}?*+|^$.<>=!:#a-cQEdwxhKkgP0-3&~,'-]{0,24}") {
+        fn syntax_soup_never_panics(
+            pattern in r"[\\\[\](){}?*+|^$.<>=!:#a-cQEdwxhKkgP0-3&~,'-]{0,24}",
+        ) {
             if let Ok(regex) = Regex::new(&pattern, false) {
                 regex.is_match(b"abc[1]");
             }
@@ -427,11 +439,13 @@ mod tests {
 
         #[test]
         fn escaped_punctuation_is_literal(byte in 0x20u8..0x7f) {
-            proptest::prop_assume!(!byte.is_ascii_alphanumeric());
-            for pattern in [vec![b'^', b'\\', byte, b'$'], vec![b'^', b'[', b'\\', byte, b']', b'$']] {
+            prop_assume!(!byte.is_ascii_alphanumeric());
+            let outside = vec![b'^', b'\\', byte, b'$'];
+            let within = vec![b'^', b'[', b'\\', byte, b']', b'$'];
+            for pattern in [outside, within] {
                 let regex = Regex::new(&pattern, false).expect("it compiles");
-                proptest::prop_assert!(regex.is_match(&[byte]));
-                proptest::prop_assert!(!regex.is_match(b"z"));
+                prop_assert!(regex.is_match(&[byte]));
+                prop_assert!(!regex.is_match(b"z"));
             }
         }
     }

@@ -1,7 +1,8 @@
 //! PCRE's syntax, rewritten into that of the `regex` and `fancy-regex` crates.
 //!
-//! Both crates read most of PCRE as it stands. This pass rewrites what they would refuse (`{` as a letter, `[\w-.]`, `(?'name'…)`,
-//! `\Q…\E`) and, more important, what they would quietly understand differently (`\<`, `\h`, `a++`, `[` and `&&` within a class).
+//! Both crates read most of PCRE as it stands. This pass rewrites what they would refuse (`{` as a
+//! letter, `[\w-.]`, `(?'name'…)`, `\Q…\E`) and, more important, what they would quietly understand
+//! differently (`\<`, `\h`, `a++`, `[` and `&&` within a class).
 
 use std::fmt::Write;
 
@@ -203,7 +204,8 @@ impl Translator<'_> {
         })
     }
 
-    /// `\1` … `\9`, `\10` …: a reference to a group, or, when there are not so many groups, an octal code.
+    /// `\1` … `\9`, `\10` …: a reference to a group, or, when there are not so many groups, an
+    /// octal code.
     fn numbered(&mut self, first: u8) {
         let rest = &self.source[self.at..];
         let digits = rest
