@@ -326,7 +326,7 @@ impl Translator<'_> {
         self.flags()
     }
 
-    /// `(?i)`, `(?i-s:`, `(?:`; anything else is left to the engine, which reports it.
+    /// `(?i)`, `(?i-s:`, `(?:`; anything else is refused.
     fn flags(&mut self) -> Result<(), String> {
         let rest = &self.source[self.at..];
         let length = rest
@@ -335,8 +335,10 @@ impl Translator<'_> {
             .count();
         let flags = &rest[..length];
         let known = matches!(rest.get(length), Some(b':' | b')'));
-        // A lone letter R, digits, & and P> are calls of subroutines.
-        if !known || flags == b"R" {
+        if flags == b"R" || matches!(rest.first(), Some(b'0'..=b'9' | b'&' | b'+')) {
+            return Err("recursion such as (?R) and (?1) is not supported".into());
+        }
+        if !known {
             return Err("unrecognized character after (?".into());
         }
         let on = flags.split(|b| *b == b'-').next().unwrap_or_default();
