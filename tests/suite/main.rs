@@ -6,6 +6,7 @@
 
 mod common;
 
+mod config_errors;
 mod http_bodies;
 mod http_broken_backends;
 mod http_connection;
@@ -18,5 +19,7 @@ mod http_proxy_retry;
 mod http_rewrite;
 mod http_smuggling;
 mod http_upstream;
+mod http_websocket;
+mod listen;
 mod process;
 mod reference;

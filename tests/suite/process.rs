@@ -452,6 +452,7 @@ fn upgrade_under_load() {
     );
     let s = setup.backends(&[&b]).daemon().start();
     let load = Load::start(s.port(0), "/", 4);
+    load.wait_for_more(20);
     let old = s.pid();
     s.signal(libc::SIGUSR2);
     wait_for("the new master", || {

@@ -127,6 +127,12 @@ impl Conn {
         }
     }
 
+    /// The TCP stream alone, when nothing has been read ahead.
+    pub fn into_tcp(self) -> TcpStream {
+        assert!(self.buffer.is_empty());
+        self.tcp().try_clone().unwrap()
+    }
+
     /// Our own port.
     pub fn local_port(&self) -> u16 {
         self.tcp().local_addr().unwrap().port()
