@@ -5,6 +5,7 @@
 //! and answers with a [`Pick`], which holds one place of the peer until it is released or dropped.
 //! Choosing takes no lock and allocates nothing.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -464,11 +465,11 @@ impl LocalState {
     /// a newly loaded configuration, from the start.
     #[cold]
     fn follow(&mut self, peers: &Peers) {
-        let kept = self.primary.list().iter().chain(self.backup.list());
-        let known: std::collections::HashMap<u64, Weight> = match self.lineage == peers.lineage {
-            true => self.serials.iter().copied().zip(kept.copied()).collect(),
-            false => Default::default(),
-        };
+        let mut known: HashMap<u64, Weight> = HashMap::new();
+        if self.lineage == peers.lineage {
+            let kept = self.primary.list().iter().chain(self.backup.list().iter());
+            known.extend(self.serials.iter().copied().zip(kept.copied()));
+        }
         let weigh = |peer: &Arc<Peer>| {
             let known = known.get(&peer.state.serial()).copied();
             known.unwrap_or(Weight::full(peer.conf.weight))

@@ -86,13 +86,13 @@ fn pick_of(view: &mut View<'_>, peers: &[u32]) -> Option<usize> {
             if !view.is_open(index) {
                 continue;
             }
-            let weight = &mut view.weights.list[index];
-            total += weight.step(view.set.list[index].conf.weight);
+            let weight = &mut view.weights.list()[index];
+            total += weight.step(view.set.weights[index]);
             if weight.current > best.1 {
                 best = (index, weight.current);
             }
         }
-        view.weights.list.get_mut(best.0)?.current -= total;
+        view.weights.list().get_mut(best.0)?.current -= total;
         if view.claim(best.0) {
             return Some(best.0);
         }

@@ -12,7 +12,9 @@ pub fn pick(view: &mut View<'_>, steps: &mut Steps, key: &[u8]) -> Option<usize>
         let hash = crc32(steps.rehash, key) >> 16 & 0x7fff;
         steps.hash = steps.hash.wrapping_add(hash);
         steps.rehash += 1;
-        let index = view.set.at_weight(steps.hash % view.set.total_weight());
+        let index = view
+            .set
+            .at_weight(u64::from(steps.hash) % view.set.total_weight());
         if view.is_open(index) && view.claim(index) {
             return Some(index);
         }

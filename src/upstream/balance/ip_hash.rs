@@ -20,7 +20,9 @@ pub fn pick(view: &mut View<'_>, steps: &mut Steps, client: Option<IpAddr>) -> O
             Some(IpAddr::V6(ip)) => fold(steps.hash, &ip.octets()),
             None => fold(steps.hash, &[0; 3]),
         };
-        let index = view.set.at_weight(steps.hash % view.set.total_weight());
+        let index = view
+            .set
+            .at_weight(u64::from(steps.hash) % view.set.total_weight());
         if view.is_open(index) && view.claim(index) {
             return Some(index);
         }

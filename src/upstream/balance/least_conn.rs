@@ -33,12 +33,12 @@ struct Least {
 fn least(view: &View<'_>) -> Option<Least> {
     let all_open = view.all_open();
     let mut best: Option<Least> = None;
-    for (index, peer) in view.set.list.iter().enumerate() {
+    for (index, state) in view.set.states.iter().enumerate() {
         if !all_open && !view.is_open(index) {
             continue;
         }
-        let conns = u64::from(peer.state.conns());
-        let weight = u64::from(peer.conf.weight);
+        let conns = u64::from(state.conns());
+        let weight = u64::from(view.set.weights[index]);
         match &mut best {
             Some(best) if conns * best.weight > best.conns * weight => {}
             Some(best) if conns * best.weight == best.conns * weight => best.tied = true,
@@ -60,18 +60,19 @@ fn smoothest(view: &mut View<'_>, least: &Least) -> usize {
     let all_open = view.all_open();
     let mut total = 0;
     let mut best = (least.index, i64::MIN);
+    view.weights.queue.settle(&mut view.weights.list);
     for index in least.index..view.set.len() {
-        let peer = &view.set.list[index];
+        let full = view.set.weights[index];
         if index != least.index {
             // Other workers go on counting: whoever is no longer as idle is simply not in the round.
-            let conns = u64::from(peer.state.conns());
-            let is_tied = conns * least.weight == least.conns * u64::from(peer.conf.weight);
+            let conns = u64::from(view.set.states[index].conns());
+            let is_tied = conns * least.weight == least.conns * u64::from(full);
             if !is_tied || (!all_open && !view.is_open(index)) {
                 continue;
             }
         }
         let weight = &mut view.weights.list[index];
-        total += weight.step(peer.conf.weight);
+        total += weight.step(full);
         if weight.current > best.1 {
             best = (index, weight.current);
         }

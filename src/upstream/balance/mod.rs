@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use super::peer::Peer;
+use super::peer::{Peer, PeerState};
 
 pub mod consistent;
 pub mod hash;
 pub mod ip_hash;
 pub mod least_conn;
+mod queue;
 pub mod random;
 pub mod round_robin;
 
@@ -19,8 +20,12 @@ pub mod round_robin;
 #[derive(Debug)]
 pub struct PeerSet {
     list: Box<[Arc<Peer>]>,
+    /// The weights and the live states once more, side by side: a walk over a thousand peers must
+    /// not follow a thousand pointers.
+    weights: Box<[u32]>,
+    states: Box<[Arc<PeerState>]>,
     /// Running totals of the weights: peer `i` owns `[ends[i - 1], ends[i])`.
-    ends: Box<[u32]>,
+    ends: Box<[u64]>,
     any_down: bool,
     any_limit: bool,
     ring: Option<consistent::Ring>,
@@ -30,6 +35,8 @@ pub struct PeerSet {
 #[derive(Debug, Default)]
 pub struct Weights {
     list: Vec<Weight>,
+    /// While this is in use, it and not `list` knows the current weights.
+    queue: queue::Queue,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,15 +80,17 @@ pub struct View<'a> {
 impl PeerSet {
     /// A set of peers; `consistent` builds the ketama ring as well.
     pub fn new(list: Vec<Arc<Peer>>, consistent: bool) -> Self {
-        let mut total = 0u32;
+        let mut total = 0u64;
         let ends = list
             .iter()
             .map(|peer| {
-                total = total.saturating_add(peer.conf.weight);
+                total += u64::from(peer.conf.weight);
                 total
             })
             .collect();
         PeerSet {
+            weights: list.iter().map(|peer| peer.conf.weight).collect(),
+            states: list.iter().map(|peer| peer.state.clone()).collect(),
             ends,
             any_down: list.iter().any(|peer| peer.conf.down),
             any_limit: list.iter().any(|peer| peer.conf.max_conns != 0),
@@ -106,7 +115,7 @@ impl PeerSet {
     }
 
     /// The sum of the weights, those of servers marked `down` included.
-    pub fn total_weight(&self) -> u32 {
+    pub fn total_weight(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
 
@@ -116,13 +125,13 @@ impl PeerSet {
     }
 
     /// The peer that owns `point`, which is below the total weight.
-    fn at_weight(&self, point: u32) -> usize {
+    fn at_weight(&self, point: u64) -> usize {
         debug_assert!(point < self.total_weight());
         // Equal weights are the common case and need no search.
-        let guess = (point / self.list[0].conf.weight) as usize;
+        let guess = (point / u64::from(self.weights[0])) as usize;
         if guess < self.ends.len()
             && point < self.ends[guess]
-            && point >= self.ends[guess] - self.list[guess].conf.weight
+            && point >= self.ends[guess] - u64::from(self.weights[guess])
         {
             return guess;
         }
@@ -133,27 +142,26 @@ impl PeerSet {
 impl Weights {
     /// The weights a group starts with.
     pub fn new(set: &PeerSet) -> Self {
-        Weights {
-            list: set
-                .list
-                .iter()
-                .map(|peer| Weight::full(peer.conf.weight))
-                .collect(),
-        }
+        Weights::from_list(set.weights.iter().copied().map(Weight::full).collect())
     }
 
     pub(super) fn from_list(list: Vec<Weight>) -> Self {
-        Weights { list }
+        Weights {
+            list,
+            queue: queue::Queue::default(),
+        }
     }
 
-    pub(super) fn list(&self) -> &[Weight] {
-        &self.list
+    /// The weight of each peer.
+    pub(super) fn list(&mut self) -> &mut [Weight] {
+        self.queue.settle(&mut self.list);
+        &mut self.list
     }
 
     /// Lowers the effective weight of a peer that failed, by its share of `max_fails`.
     pub(super) fn lower(&mut self, index: usize, peer: &Peer) {
         if let Some(share) = peer.conf.weight.checked_div(peer.conf.max_fails) {
-            let weight = &mut self.list[index];
+            let weight = &mut self.list()[index];
             weight.effective = (weight.effective - i64::from(share)).max(0);
         }
     }
@@ -221,16 +229,24 @@ impl Tried {
 impl View<'_> {
     /// Whether peer `index` may be chosen: not tried, not `down`, not failed, not full.
     fn is_open(&self, index: usize) -> bool {
-        let peer = &*self.set.list[index];
-        !self.tried.has(index)
-            && !peer.conf.down
-            && (self.calm || !peer.state.is_failed(&peer.conf, self.now_ms))
-            && (!self.set.any_limit || !peer.state.is_full(&peer.conf))
+        !self.tried.has(index) && (self.is_plain() || self.is_able(index))
     }
 
     /// Whether every peer is known to be open without looking at any.
     fn all_open(&self) -> bool {
-        self.calm && !self.set.any_down && !self.set.any_limit && self.tried.is_empty()
+        self.is_plain() && self.tried.is_empty()
+    }
+
+    /// Whether nothing but having been tried can keep a peer from being chosen.
+    fn is_plain(&self) -> bool {
+        self.calm && !self.set.any_down && !self.set.any_limit
+    }
+
+    fn is_able(&self, index: usize) -> bool {
+        let peer = &*self.set.list[index];
+        !peer.conf.down
+            && (self.calm || !peer.state.is_failed(&peer.conf, self.now_ms))
+            && (!self.set.any_limit || !peer.state.is_full(&peer.conf))
     }
 
     /// Takes a place of peer `index` and marks it as tried, whether or not that worked.

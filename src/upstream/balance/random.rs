@@ -49,7 +49,7 @@ pub fn pick_two(view: &mut View<'_>, steps: &mut Steps, rng: &mut fastrand::Rng)
 }
 
 fn draw(view: &View<'_>, rng: &mut fastrand::Rng) -> usize {
-    view.set.at_weight(rng.u32(..view.set.total_weight()))
+    view.set.at_weight(rng.u64(..view.set.total_weight()))
 }
 
 /// The load of `index` scaled by the weight of `other`, so that two loads compare without division.

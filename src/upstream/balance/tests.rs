@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use super::{Tried, View, Weights, round_robin};
 use crate::upstream::{
     Attempt, Group, Inputs, Keepalive, LocalState, Method, Outcome, PeerAddr, Registry, ServerSpec,
 };
@@ -476,6 +477,58 @@ proptest! {
                 counts[bench.request("", None).parse::<usize>().unwrap() - 11] += 1;
             }
             prop_assert_eq!(&counts, &weights);
+        }
+    }
+
+    /// The queue for many peers chooses as the plain walk does, through failures and retries.
+    #[test]
+    fn many_peers_are_walked_exactly(
+        full in prop::collection::vec(1u32..5, 32..40),
+        steps in prop::collection::vec((0u8..12, 0usize..32), 1..150),
+    ) {
+        let list: Vec<_> = full
+            .iter()
+            .enumerate()
+            .map(|(n, weight)| server(&format!("{} weight={weight} max_fails=2", n + 11)))
+            .collect();
+        let mut bench = Bench::new(Method::RoundRobin, &list);
+        let peers = bench.group.peers();
+        let mut weights = Weights::new(&peers.primary);
+        let mut model: Vec<(i64, i64)> = full.iter().map(|&w| (0, i64::from(w))).collect();
+        for (action, index) in steps {
+            let mut tried = Tried::default();
+            match action {
+                0 => {
+                    weights.lower(index, &peers.primary.list()[index]);
+                    model[index].1 = (model[index].1 - i64::from(full[index] / 2)).max(0);
+                    continue;
+                }
+                1 => tried.set(index),
+                _ => {}
+            }
+            let mut view = View {
+                set: &peers.primary,
+                weights: &mut weights,
+                tried: &mut tried,
+                now_ms: bench.now_ms,
+                calm: true,
+            };
+            let picked = round_robin::pick(&mut view);
+            let open = |at: usize| action != 1 || at != index;
+            let mut total = 0;
+            let mut best: Option<usize> = None;
+            for at in (0..model.len()).filter(|&at| open(at)) {
+                let effective = model[at].1;
+                model[at].0 += effective;
+                total += effective;
+                model[at].1 = (effective + 1).min(i64::from(full[at]));
+                if best.is_none_or(|best| model[at].0 > model[best].0) {
+                    best = Some(at);
+                }
+            }
+            model[best.unwrap()].0 -= total;
+            prop_assert_eq!(picked, best);
+            bench.now_ms += 1;
         }
     }
 }
