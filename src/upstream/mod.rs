@@ -27,3 +27,6 @@ pub use pool::{
     Attempt, Group, Inputs, LocalState, Locals, Method, Outcome, Peers, Pick, ServerSpec,
 };
 pub use resolve::{ResolveError, Resolver, ResolverConf, Watched};
+
+#[cfg(test)]
+mod tests;

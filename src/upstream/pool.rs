@@ -211,7 +211,7 @@ impl Group {
         if peers.is_single() {
             return pick_single(&peers);
         }
-        let calm = self.trouble.is_none();
+        let calm = self.is_calm();
         if !attempt.on_backup {
             let mut view = View {
                 set: &peers.primary,
@@ -303,6 +303,11 @@ impl Group {
     /// Whether [`Inputs::key`] matters.
     pub fn needs_key(&self) -> bool {
         matches!(self.method, Method::Hash | Method::HashConsistent)
+    }
+
+    /// Whether no peer has a failure on record.
+    pub fn is_calm(&self) -> bool {
+        self.trouble.is_none()
     }
 
     /// The peers at this moment, for status pages and tests.

@@ -15,68 +15,52 @@ pub fn pick(view: &mut View<'_>) -> Option<usize> {
 }
 
 fn best(view: &mut View<'_>) -> Option<usize> {
-    let least = least(view)?;
-    Some(if least.tied {
-        smoothest(view, &least)
-    } else {
-        least.index
-    })
+    let mut idlest = std::mem::take(&mut view.weights.scratch);
+    find_idlest(view, &mut idlest);
+    let best = match idlest[..] {
+        [] => None,
+        [only] => Some(only as usize),
+        _ => Some(smoothest(view, &idlest)),
+    };
+    view.weights.scratch = idlest;
+    best
 }
 
-struct Least {
-    index: usize,
-    conns: u64,
-    weight: u64,
-    tied: bool,
-}
-
-fn least(view: &View<'_>) -> Option<Least> {
+/// The open peers with the fewest requests for their weight, in the order of the configuration.
+/// Other workers go on counting meanwhile, so each count is looked at once.
+fn find_idlest(view: &View<'_>, idlest: &mut Vec<u32>) {
+    idlest.clear();
     let all_open = view.all_open();
-    let mut best: Option<Least> = None;
+    let (mut least_conns, mut its_weight) = (0, 1);
     for (index, state) in view.set.states.iter().enumerate() {
         if !all_open && !view.is_open(index) {
             continue;
         }
         let conns = u64::from(state.conns());
         let weight = u64::from(view.set.weights[index]);
-        match &mut best {
-            Some(best) if conns * best.weight > best.conns * weight => {}
-            Some(best) if conns * best.weight == best.conns * weight => best.tied = true,
-            _ => {
-                best = Some(Least {
-                    index,
-                    conns,
-                    weight,
-                    tied: false,
-                })
-            }
+        let (own, least) = (conns * its_weight, least_conns * weight);
+        if idlest.is_empty() || own < least {
+            idlest.clear();
+            (least_conns, its_weight) = (conns, weight);
+        } else if own > least {
+            continue;
         }
+        idlest.push(index as u32);
     }
-    best
 }
 
-/// One round of smooth weighted round robin among the peers as idle as `least`, the first of them.
-fn smoothest(view: &mut View<'_>, least: &Least) -> usize {
-    let all_open = view.all_open();
+/// One round of smooth weighted round robin among these peers.
+fn smoothest(view: &mut View<'_>, among: &[u32]) -> usize {
+    let list = view.weights.list();
     let mut total = 0;
-    let mut best = (least.index, i64::MIN);
-    view.weights.queue.settle(&mut view.weights.list);
-    for index in least.index..view.set.len() {
-        let full = view.set.weights[index];
-        if index != least.index {
-            // Other workers go on counting: whoever is no longer as idle is simply not in the round.
-            let conns = u64::from(view.set.states[index].conns());
-            let is_tied = conns * least.weight == least.conns * u64::from(full);
-            if !is_tied || (!all_open && !view.is_open(index)) {
-                continue;
-            }
-        }
-        let weight = &mut view.weights.list[index];
-        total += weight.step(full);
+    let mut best = (0, i64::MIN);
+    for index in among.iter().map(|&index| index as usize) {
+        let weight = &mut list[index];
+        total += weight.step(view.set.weights[index]);
         if weight.current > best.1 {
             best = (index, weight.current);
         }
     }
-    view.weights.list[best.0].current -= total;
+    list[best.0].current -= total;
     best.0
 }

@@ -37,6 +37,8 @@ pub struct Weights {
     list: Vec<Weight>,
     /// While this is in use, it and not `list` knows the current weights.
     queue: queue::Queue,
+    /// Memory that a choice needs for a moment.
+    scratch: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +150,7 @@ impl Weights {
     pub(super) fn from_list(list: Vec<Weight>) -> Self {
         Weights {
             list,
-            queue: queue::Queue::default(),
+            ..Weights::default()
         }
     }
 
