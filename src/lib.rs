@@ -2,8 +2,11 @@
 
 pub mod base;
 pub mod config;
+pub mod gateway;
 pub mod http;
+pub mod master;
 pub mod observe;
 pub mod ring;
 pub mod upstream;
 pub mod vars;
+pub mod worker;

@@ -2,6 +2,7 @@
 //! code that opens the sockets.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// Where to listen.
@@ -57,4 +58,22 @@ pub enum KeepaliveOption {
         /// Unanswered probes that end the connection.
         count: Option<u32>,
     },
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenSpec {
+    /// The address.
+    pub addr: ListenAddr,
+    /// The options of its socket.
+    pub options: ListenOptions,
+}
+
+/// A worker's socket for one address.
+#[derive(Debug)]
+pub struct WorkerSocket {
+    /// What it listens on, as the configuration says it.
+    pub addr: ListenAddr,
+    /// The worker's own duplicate; it listens already and does not block.
+    pub fd: OwnedFd,
 }

@@ -1,5 +1,6 @@
 //! Facts of time, text and bytes that everything else may use.
 
+pub mod capability;
 pub mod clock;
 pub mod hash;
 pub mod listen;

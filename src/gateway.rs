@@ -1,0 +1,167 @@
+//! The gateway: everything a configuration says, checked and compiled, ready to be served. It is
+//! built whole and never changed; a reload builds another.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::listen::ListenSpec;
+use crate::config::{
+    Catalog, ConfigError, Contexts, Node, Reader, Remark, Result, Sources, parse_command_line,
+    read_file, read_text,
+};
+use crate::observe::{ErrorLog, TargetSpec};
+
+pub mod process;
+
+use process::{Main, ProcessConf, ProcessRaw, Rows};
+
+/// One whole configuration.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The process and its workers.
+    pub process: ProcessConf,
+    /// The error log of the main level.
+    pub error_log: ErrorLog,
+}
+
+/// Where to find what a configuration does not say, and how strict to be.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// `-p`: what relative paths start from.
+    pub prefix: PathBuf,
+    /// `-g`: directives besides those of the file.
+    pub globals: Option<String>,
+    /// The error log of a file that names none (`-e`).
+    pub error_log: TargetSpec,
+    /// The pid file of a file that names none.
+    pub pid: PathBuf,
+    /// `--lenient`: skip directives of nginx that ringway does not have yet.
+    pub lenient: bool,
+}
+
+/// What came of reading a configuration, besides the gateway.
+#[derive(Debug)]
+pub struct Report {
+    /// The files that were read, for `-T`.
+    pub sources: Sources,
+    /// What is accepted and probably not meant.
+    pub warnings: Vec<Remark>,
+    /// What is accepted without effect.
+    pub notices: Vec<Remark>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct LoadError {
+    /// `[emerg] … in FILE:LINE`, the source line with a caret, a suggestion.
+    pub text: String,
+    /// The message with its place, without the level: nginx's line.
+    pub message: String,
+    /// The files that were read.
+    pub sources: Sources,
+}
+
+impl Gateway {
+    /// Reads and compiles the file at `path`.
+    ///
+    /// # Errors
+    /// The first mistake in reading order.
+    pub fn load(
+        path: &Path,
+        options: &LoadOptions,
+    ) -> std::result::Result<(Gateway, Report), Box<LoadError>> {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        match read_file(path, directory) {
+            Ok((nodes, sources)) => build(&nodes, sources, directory, options),
+            Err(error) => Err(Box::new(LoadError::new(&error, Sources::new()))),
+        }
+    }
+
+    /// As [`Gateway::load`] for a generated configuration; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// The first mistake in reading order.
+    pub fn load_text(
+        path: &Path,
+        text: &str,
+        options: &LoadOptions,
+    ) -> std::result::Result<(Gateway, Report), Box<LoadError>> {
+        let (nodes, sources) = read_text(path, text.as_bytes(), &options.prefix);
+        build(&nodes, sources, &options.prefix, options)
+    }
+
+    /// Every address that is listened on.
+    pub fn listens(&self) -> Vec<ListenSpec> {
+        Vec::new()
+    }
+}
+
+impl LoadError {
+    fn new(error: &ConfigError, sources: Sources) -> LoadError {
+        let text = error.render(&sources);
+        let first = text.lines().next().unwrap_or_default();
+        let message = first.trim_start_matches("[emerg] ").to_owned();
+        LoadError {
+            text,
+            message,
+            sources,
+        }
+    }
+}
+
+/// All directives ringway knows of.
+pub fn catalog() -> Catalog {
+    Catalog::new(|catalog| {
+        catalog.add(Rows::<MainScope>::ALL);
+    })
+}
+
+/// The main level while it is read.
+#[derive(Default)]
+struct MainScope {
+    process: ProcessRaw,
+}
+
+impl Main for MainScope {
+    fn process(&mut self) -> &mut ProcessRaw {
+        &mut self.process
+    }
+}
+
+fn build(
+    nodes: &[Node],
+    mut sources: Sources,
+    directory: &Path,
+    options: &LoadOptions,
+) -> std::result::Result<(Gateway, Report), Box<LoadError>> {
+    let globals = options.globals.as_deref().unwrap_or_default();
+    let globals = parse_command_line(globals, directory, &mut sources);
+    let catalog = catalog();
+    let mut reader = Reader::new(&sources, &catalog, &options.prefix, directory);
+    reader.lenient = options.lenient;
+    let built = compile(&[&globals, nodes], &mut reader, options);
+    let (warnings, notices) = (reader.warnings, reader.notices);
+    match built {
+        Ok(gateway) => Ok((
+            gateway,
+            Report {
+                sources,
+                warnings,
+                notices,
+            },
+        )),
+        Err(error) => Err(Box::new(LoadError::new(&error, sources))),
+    }
+}
+
+fn compile(parts: &[&[Node]], reader: &mut Reader<'_>, options: &LoadOptions) -> Result<Gateway> {
+    let mut main = MainScope::default();
+    for nodes in parts {
+        reader.read_block(nodes, &[Rows::<MainScope>::ALL], Contexts::MAIN, &mut main)?;
+    }
+    let process = main
+        .process
+        .compile(reader, options.pid.clone(), options.error_log.clone())?;
+    let error_log = ErrorLog::open(&process.error_logs).map_err(ConfigError::bare)?;
+    Ok(Gateway { process, error_log })
+}

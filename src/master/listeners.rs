@@ -1,0 +1,590 @@
+//! The listening sockets: one per worker and internet address (SO_REUSEPORT), one per unix path. They
+//! outlive reloads, and a new binary inherits them.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+
+use crate::base::listen::{KeepaliveOption, ListenAddr, ListenOptions, ListenSpec, WorkerSocket};
+use crate::log_process;
+use crate::observe::{Level, os_error};
+
+/// nginx's default backlog on Linux.
+const DEFAULT_BACKLOG: i32 = 511;
+
+/// An address in use may be a predecessor about to exit.
+const BIND_TRIES: u32 = 5;
+const BIND_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// All listening sockets of the process. The workers have duplicates; these here keep the sockets
+/// open for workers to come and for a new binary.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    entries: Vec<Entry>,
+    /// Sockets of an older binary that no configuration has asked for yet.
+    inherited: Vec<(ListenAddr, Socket)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    spec: ListenSpec,
+    sockets: Vec<Socket>,
+    inherited: bool,
+}
+
+/// Sockets opened for a configuration that does not serve yet. Dropping it takes nothing away from
+/// what serves.
+#[derive(Debug)]
+pub struct Prepared {
+    fresh: Vec<Entry>,
+    wanted: Vec<ListenSpec>,
+}
+
+/// The addresses could not all be bound. Which and why is in the error log.
+#[derive(Debug, thiserror::Error)]
+#[error("the listening sockets could not be opened")]
+pub struct BindFailed;
+
+impl Listeners {
+    /// No sockets but those inherited from an older binary. They are used when their addresses are
+    /// asked for; the first [`Listeners::commit`] closes the rest.
+    pub fn with_inherited(sockets: Vec<OwnedFd>) -> Listeners {
+        let inherited = sockets
+            .into_iter()
+            .map(Socket::from)
+            .filter_map(|socket| Some((local_addr(&socket)?, socket)))
+            .collect();
+        Listeners {
+            entries: Vec::new(),
+            inherited,
+        }
+    }
+
+    /// Opens what `wanted` needs beyond the sockets there are, for `workers` workers: all or
+    /// nothing. Failures are logged as nginx does; an address in use is tried again for two
+    /// seconds.
+    pub fn prepare(&self, wanted: &[ListenSpec], workers: usize) -> Result<Prepared, BindFailed> {
+        assert!(workers > 0, "a gateway has at least one worker");
+        let mut missing: Vec<&ListenSpec> =
+            wanted.iter().filter(|spec| !self.has(&spec.addr)).collect();
+        let mut fresh = Vec::with_capacity(missing.len());
+        for attempt in 1..=BIND_TRIES {
+            let mut in_use = Vec::new();
+            for spec in missing {
+                match self.open(spec, workers) {
+                    Ok(entry) => fresh.push(entry),
+                    Err(error) => {
+                        let shown = os_error(&error);
+                        log_process!(Level::Emerg, "bind() to {} failed {shown}", spec.addr);
+                        if error.kind() != io::ErrorKind::AddrInUse {
+                            return Err(BindFailed);
+                        }
+                        in_use.push(spec);
+                    }
+                }
+            }
+            missing = in_use;
+            if missing.is_empty() {
+                return Ok(Prepared {
+                    fresh,
+                    wanted: wanted.to_vec(),
+                });
+            }
+            if attempt < BIND_TRIES {
+                log_process!(Level::Notice, "try again to bind() after 500ms");
+                thread::sleep(BIND_RETRY_PAUSE);
+            }
+        }
+        log_process!(Level::Emerg, "still could not bind()");
+        Err(BindFailed)
+    }
+
+    /// Whether every address of `wanted` could be bound by this user on this machine; for `-t`. An
+    /// address in use is fine: mostly the running gateway has it. Failures are logged.
+    pub fn check(wanted: &[ListenSpec]) -> Result<(), BindFailed> {
+        for spec in wanted {
+            let ListenAddr::Inet(addr) = spec.addr else {
+                continue;
+            };
+            match probe(addr, &spec.options) {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                    let shown = os_error(&error);
+                    log_process!(Level::Emerg, "bind() to {} failed {shown}", spec.addr);
+                    return Err(BindFailed);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes `prepared` in: from now on exactly its addresses are listened on. Options that changed
+    /// on a kept address are applied. Returns the addresses that were removed; the workers must
+    /// drain theirs.
+    pub fn commit(&mut self, prepared: Prepared) -> Vec<ListenAddr> {
+        let Prepared { fresh, wanted } = prepared;
+        self.entries.extend(fresh);
+        for (addr, socket) in std::mem::take(&mut self.inherited) {
+            let Some(spec) = wanted.iter().find(|spec| spec.addr == addr) else {
+                continue;
+            };
+            match self
+                .entries
+                .iter_mut()
+                .find(|entry| entry.spec.addr == addr)
+            {
+                Some(entry) => entry.sockets.push(socket),
+                None => {
+                    // Options unlike any, so that those of the configuration are applied below.
+                    let options = ListenOptions {
+                        backlog: Some(-1),
+                        ..spec.options.clone()
+                    };
+                    let spec = ListenSpec { addr, options };
+                    self.entries.push(Entry {
+                        spec,
+                        sockets: vec![socket],
+                        inherited: true,
+                    });
+                }
+            }
+        }
+        let mut removed = Vec::new();
+        self.entries.retain_mut(|entry| {
+            match wanted.iter().find(|spec| spec.addr == entry.spec.addr) {
+                Some(spec) => {
+                    entry.adopt(&spec.options);
+                    true
+                }
+                None => {
+                    entry.unlink();
+                    removed.push(entry.spec.addr.clone());
+                    false
+                }
+            }
+        });
+        removed
+    }
+
+    /// Duplicates of the sockets that worker `index` of `workers` accepts from. Every socket belongs
+    /// to at least one worker, and every worker has one for each address.
+    pub fn for_worker(&self, index: usize, workers: usize) -> io::Result<Vec<WorkerSocket>> {
+        self.duplicate(|_, count, socket| is_share(index, workers, count, socket))
+    }
+
+    /// Duplicates of those sockets of a worker that it did not have before the last commit, when
+    /// there were `workers_before`: on addresses that are not `kept`, and those of workers that end.
+    pub fn added_for_worker(
+        &self,
+        index: usize,
+        workers: usize,
+        workers_before: usize,
+        kept: &[ListenAddr],
+    ) -> io::Result<Vec<WorkerSocket>> {
+        self.duplicate(|addr, count, socket| {
+            let had = kept.contains(addr) && is_share(index, workers_before, count, socket);
+            is_share(index, workers, count, socket) && !had
+        })
+    }
+
+    fn duplicate(
+        &self,
+        wanted: impl Fn(&ListenAddr, usize, usize) -> bool,
+    ) -> io::Result<Vec<WorkerSocket>> {
+        let mut sockets = Vec::new();
+        for entry in &self.entries {
+            for (number, socket) in entry.sockets.iter().enumerate() {
+                if wanted(&entry.spec.addr, entry.sockets.len(), number) {
+                    let fd = OwnedFd::from(socket.try_clone()?);
+                    sockets.push(WorkerSocket {
+                        addr: entry.spec.addr.clone(),
+                        fd,
+                    });
+                }
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Every socket, for a new binary to inherit.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.entries
+            .iter()
+            .flat_map(|entry| &entry.sockets)
+            .map(AsRawFd::as_raw_fd)
+    }
+
+    /// Closes everything. `unlink` removes the files of unix sockets: not when another binary still
+    /// serves them.
+    pub fn close(self, unlink: bool) {
+        if unlink {
+            self.entries.iter().for_each(Entry::unlink);
+        }
+    }
+
+    /// Whether some socket came from an older binary.
+    pub fn any_inherited(&self) -> bool {
+        self.entries.iter().any(|entry| entry.inherited)
+    }
+
+    fn has(&self, addr: &ListenAddr) -> bool {
+        self.entries.iter().any(|entry| entry.spec.addr == *addr)
+            || self
+                .inherited
+                .iter()
+                .any(|(inherited, _)| inherited == addr)
+    }
+
+    fn open(&self, spec: &ListenSpec, workers: usize) -> io::Result<Entry> {
+        let sockets = match &spec.addr {
+            ListenAddr::Unix(path) => vec![open_unix(path)?],
+            ListenAddr::Inet(addr) => {
+                // SO_REUSEPORT would let a second gateway bind beside a first one unnoticed.
+                if !self.overlaps(*addr) {
+                    drop(probe(*addr, &spec.options)?);
+                }
+                let open = |_| open_inet(*addr, &spec.options);
+                (0..workers).map(open).collect::<io::Result<Vec<_>>>()?
+            }
+        };
+        let entry = Entry {
+            spec: spec.clone(),
+            sockets,
+            inherited: false,
+        };
+        for socket in &entry.sockets {
+            listen(socket, &spec.options)?;
+        }
+        Ok(entry)
+    }
+
+    /// Whether one of our own sockets makes an exclusive bind of `addr` fail.
+    fn overlaps(&self, addr: SocketAddr) -> bool {
+        let ours = self.entries.iter().map(|entry| &entry.spec.addr);
+        ours.chain(self.inherited.iter().map(|(addr, _)| addr))
+            .any(|other| match other {
+                ListenAddr::Inet(other) => {
+                    let wildcard = other.ip().is_unspecified() || addr.ip().is_unspecified();
+                    other.port() == addr.port() && wildcard
+                }
+                ListenAddr::Unix(_) => false,
+            })
+    }
+}
+
+impl Entry {
+    /// Applies options that a reload changed; an option the kernel refuses is only reported.
+    fn adopt(&mut self, options: &ListenOptions) {
+        if self.spec.options == *options {
+            return;
+        }
+        for socket in &self.sockets {
+            let applied =
+                apply(socket, &self.spec.addr, options).and_then(|()| listen(socket, options));
+            if let Err(error) = applied {
+                let shown = os_error(&error);
+                log_process!(
+                    Level::Alert,
+                    "listen() to {} failed {shown}",
+                    self.spec.addr
+                );
+            }
+        }
+        self.spec.options = options.clone();
+    }
+
+    fn unlink(&self) {
+        let ListenAddr::Unix(path) = &self.spec.addr else {
+            return;
+        };
+        if let Err(error) = fs::remove_file(path) {
+            let shown = os_error(&error);
+            log_process!(Level::Emerg, "unlink() {} failed {shown}", path.display());
+        }
+    }
+}
+
+/// Whether worker `index` of `workers` accepts from socket `number` of the `count` on one address.
+/// With fewer sockets than workers (unix paths, workers added by a reload) workers share; with more
+/// (workers removed by a reload, a binary that had more) a worker has several.
+fn is_share(index: usize, workers: usize, count: usize, number: usize) -> bool {
+    if count < workers {
+        index % count == number
+    } else {
+        number % workers == index
+    }
+}
+
+/// Binds `addr` alone, without listening, to learn whether it is free.
+fn probe(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(options.ipv6only.unwrap_or(true))?;
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+fn open_inet(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(options.ipv6only.unwrap_or(true))?;
+    }
+    apply(&socket, &ListenAddr::Inet(addr), options)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// A unix socket that everyone may connect to. A file left behind by a process that died is
+/// replaced; one that something listens on is not.
+fn open_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let address = SockAddr::unix(path)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        other => other?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(socket)
+}
+
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).err().is_some_and(refused)
+}
+
+fn listen(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
+    socket.listen(
+        options
+            .backlog
+            .filter(|&backlog| backlog >= 0)
+            .unwrap_or(DEFAULT_BACKLOG),
+    )
+}
+
+/// Sets what may be set on an open socket. Accepted connections inherit TCP_NODELAY from here, which
+/// saves a system call for each.
+fn apply(socket: &Socket, addr: &ListenAddr, options: &ListenOptions) -> io::Result<()> {
+    if let Some(bytes) = options.rcvbuf {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.sndbuf {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if matches!(addr, ListenAddr::Unix(_)) {
+        return Ok(());
+    }
+    socket.set_tcp_nodelay(true)?;
+    match &options.so_keepalive {
+        None => {}
+        Some(KeepaliveOption::Switch(on)) => socket.set_keepalive(*on)?,
+        Some(KeepaliveOption::Tuned {
+            idle,
+            interval,
+            count,
+        }) => {
+            let seconds = |seconds: &u32| Duration::from_secs(u64::from(*seconds));
+            let mut tuned = TcpKeepalive::new();
+            if let Some(idle) = idle {
+                tuned = tuned.with_time(seconds(idle));
+            }
+            if let Some(interval) = interval {
+                tuned = tuned.with_interval(seconds(interval));
+            }
+            if let Some(count) = count {
+                tuned = tuned.with_retries(*count);
+            }
+            socket.set_tcp_keepalive(&tuned)?;
+        }
+    }
+    if let Some(queue) = options.fastopen {
+        set_tcp_option(socket, libc::TCP_FASTOPEN, queue)?;
+    }
+    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, i32::from(options.deferred))
+}
+
+fn set_tcp_option(socket: &Socket, option: i32, value: i32) -> io::Result<()> {
+    let size = size_of::<i32>() as libc::socklen_t;
+    let pointer = (&raw const value).cast();
+    // SAFETY: the descriptor is open, and the pointer is valid for `size` bytes during the call.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, pointer, size) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn local_addr(socket: &Socket) -> Option<ListenAddr> {
+    let addr = socket.local_addr().ok()?;
+    match addr.as_socket() {
+        Some(addr) => Some(ListenAddr::Inet(addr)),
+        None => Some(ListenAddr::Unix(addr.as_pathname()?.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn free_port() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+    }
+
+    fn spec(addr: SocketAddr) -> ListenSpec {
+        ListenSpec {
+            addr: ListenAddr::Inet(addr),
+            options: ListenOptions::default(),
+        }
+    }
+
+    fn accepts(sockets: &[WorkerSocket]) -> bool {
+        sockets.iter().any(|socket| {
+            let listener = TcpListener::from(socket.fd.try_clone().unwrap());
+            listener.set_nonblocking(true).unwrap();
+            (0..100).any(|_| {
+                thread::sleep(Duration::from_millis(1));
+                listener.accept().is_ok()
+            })
+        })
+    }
+
+    #[test]
+    fn each_worker_has_its_own_socket_and_a_reload_keeps_it() {
+        let (one, two) = (free_port(), free_port());
+        let mut listeners = Listeners::default();
+        let prepared = listeners.prepare(&[spec(one)], 2).unwrap();
+        assert!(listeners.commit(prepared).is_empty());
+        let before: Vec<RawFd> = listeners.descriptors().collect();
+        assert_eq!(before.len(), 2);
+        let prepared = listeners.prepare(&[spec(one), spec(two)], 2).unwrap();
+        listeners.commit(prepared);
+        assert!(listeners.descriptors().take(2).eq(before));
+        let kept = [ListenAddr::Inet(one)];
+        let sockets: Vec<_> = (0..2)
+            .map(|index| listeners.added_for_worker(index, 2, 2, &kept).unwrap())
+            .collect();
+        assert!(sockets.iter().all(|sockets| sockets.len() == 1));
+        let _client = TcpStream::connect(two).unwrap();
+        assert!(sockets.iter().any(|sockets| accepts(sockets)));
+        let prepared = listeners.prepare(&[spec(two)], 2).unwrap();
+        assert_eq!(listeners.commit(prepared), [ListenAddr::Inet(one)]);
+        assert!(TcpStream::connect(one).is_err());
+    }
+
+    #[test]
+    fn an_address_that_another_process_has_is_not_shared() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wanted = [spec(other.local_addr().unwrap())];
+        assert!(Listeners::default().open(&wanted[0], 1).is_err());
+        assert!(Listeners::check(&wanted).is_ok(), "-t accepts what runs");
+        let ours = free_port();
+        let mut first = Listeners::default();
+        first.commit(first.prepare(&[spec(ours)], 1).unwrap());
+        let error = Listeners::default().open(&spec(ours), 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn inherited_sockets_are_all_served_by_fewer_and_by_more_workers() {
+        let addr = free_port();
+        let mut old = Listeners::default();
+        old.commit(old.prepare(&[spec(addr)], 3).unwrap());
+        let inherited = (0..3).flat_map(|index| old.for_worker(index, 3).unwrap());
+        let mut new = Listeners::with_inherited(inherited.map(|socket| socket.fd).collect());
+        new.commit(new.prepare(&[spec(addr)], 2).unwrap());
+        let counts = [0, 1].map(|index| new.for_worker(index, 2).unwrap().len());
+        assert_eq!(counts, [2, 1]);
+        let counts = [0, 1, 2, 3].map(|index| new.for_worker(index, 4).unwrap().len());
+        assert_eq!(counts, [1, 1, 1, 1]);
+        assert!(new.any_inherited());
+    }
+
+    #[test]
+    fn the_sockets_of_workers_that_end_pass_to_those_that_stay() {
+        let addr = free_port();
+        let mut listeners = Listeners::default();
+        listeners.commit(listeners.prepare(&[spec(addr)], 4).unwrap());
+        let kept = [ListenAddr::Inet(addr)];
+        let added = |index, now, before| {
+            listeners
+                .added_for_worker(index, now, before, &kept)
+                .unwrap()
+                .len()
+        };
+        // Two of four stay: each takes over one socket.
+        assert_eq!([added(0, 2, 4), added(1, 2, 4)], [1, 1]);
+        // One of four stays and has all.
+        assert_eq!(added(0, 1, 4), 3);
+        // As many as before: nothing changes.
+        assert_eq!(added(2, 4, 4), 0);
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let path = std::env::temp_dir().join(format!("ringway-listen-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let wanted = ListenSpec {
+            addr: ListenAddr::Unix(path.clone()),
+            options: ListenOptions::default(),
+        };
+        let mut listeners = Listeners::default();
+        listeners.commit(listeners.prepare(std::slice::from_ref(&wanted), 2).unwrap());
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o666
+        );
+        UnixStream::connect(&path).unwrap().write_all(b"x").unwrap();
+        assert!(Listeners::default().open(&wanted, 1).is_err());
+        listeners.close(true);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn options_reach_the_socket() {
+        let options = ListenOptions {
+            rcvbuf: Some(64 << 10),
+            so_keepalive: Some(KeepaliveOption::Tuned {
+                idle: Some(30),
+                interval: None,
+                count: Some(4),
+            }),
+            fastopen: Some(16),
+            deferred: true,
+            ..ListenOptions::default()
+        };
+        let socket = open_inet(free_port(), &options).unwrap();
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(
+            socket.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(30)
+        );
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        assert!(socket.recv_buffer_size().unwrap() >= 64 << 10);
+    }
+}
