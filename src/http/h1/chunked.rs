@@ -502,7 +502,9 @@ mod tests {
             ),
             piece in 1usize..10,
         ) {
-            let outcome = |piece| run(&input, piece).map(|(body, used, d)| (body, used, d.is_ended()));
+            let outcome = |piece| {
+                run(&input, piece).map(|(body, used, decoder)| (body, used, decoder.is_ended()))
+            };
             prop_assert_eq!(outcome(usize::MAX / 2), outcome(piece));
         }
     }

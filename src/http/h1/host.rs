@@ -51,7 +51,8 @@ pub enum HostError {
 }
 
 /// The host a request is for, as ranges in `buf`: from the target if it is in absolute form, else
-/// from the Host field, which must be there once in HTTP/1.1 and be valid in any case (RFC 9112, 3.2).
+/// from the Host field, which must be there once in HTTP/1.1 and be valid in any case (RFC 9112,
+/// 3.2).
 ///
 /// `None` when an HTTP/1.0 request names none. An empty Host field is refused, as nginx does. Every
 /// error is a 400.
