@@ -2,25 +2,30 @@
 //! built whole and never changed; a reload builds another.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::base::listen::ListenSpec;
 use crate::config::{
-    Catalog, ConfigError, Contexts, Node, Reader, Remark, Result, Sources, parse_command_line,
-    read_file, read_text,
+    Arity, Catalog, ConfigError, Contexts, Node, Reader, Remark, Result, Row, Sources,
+    parse_command_line, read_file, read_text, value,
 };
+use crate::http::conf::HttpConf;
+use crate::http::scope::{self, Scope};
 use crate::observe::{ErrorLog, TargetSpec};
+use crate::upstream::directives;
 
 pub mod process;
 
 use process::{Main, ProcessConf, ProcessRaw, Rows};
 
 /// One whole configuration.
-#[derive(Debug)]
 pub struct Gateway {
     /// The process and its workers.
     pub process: ProcessConf,
     /// The error log of the main level.
     pub error_log: ErrorLog,
+    /// The `http {}` block; without servers where there is none.
+    pub http: Arc<HttpConf>,
 }
 
 /// Where to find what a configuration does not say, and how strict to be.
@@ -92,7 +97,20 @@ impl Gateway {
 
     /// Every address that is listened on.
     pub fn listens(&self) -> Vec<ListenSpec> {
-        Vec::new()
+        let http = self.http.listens.iter();
+        http.map(|l| ListenSpec {
+            addr: l.addr.clone(),
+            options: l.options.clone(),
+        })
+        .collect()
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,6 +131,11 @@ impl LoadError {
 pub fn catalog() -> Catalog {
     Catalog::new(|catalog| {
         catalog.add(Rows::<MainScope>::ALL);
+        catalog.add(HTTP);
+        for table in scope::tables() {
+            catalog.add(table);
+        }
+        catalog.add(directives::ROWS);
     })
 }
 
@@ -120,6 +143,21 @@ pub fn catalog() -> Catalog {
 #[derive(Default)]
 struct MainScope {
     process: ProcessRaw,
+    http: Option<Scope>,
+}
+
+/// The blocks of the main level.
+const HTTP: &[Row<MainScope>] =
+    &[Row::block("http", Contexts::MAIN, Arity::None, read_http).doc("Everything about HTTP.")];
+
+fn read_http(reader: &mut Reader<'_>, main: &mut MainScope, node: &Node) -> Result<()> {
+    if main.http.is_some() {
+        return Err(value::duplicate(node));
+    }
+    let mut http = Scope::default();
+    scope::read_block(reader, node, Contexts::HTTP, &mut http)?;
+    main.http = Some(http);
+    Ok(())
 }
 
 impl Main for MainScope {
@@ -157,11 +195,21 @@ fn build(
 fn compile(parts: &[&[Node]], reader: &mut Reader<'_>, options: &LoadOptions) -> Result<Gateway> {
     let mut main = MainScope::default();
     for nodes in parts {
-        reader.read_block(nodes, &[Rows::<MainScope>::ALL], Contexts::MAIN, &mut main)?;
+        reader.read_block(
+            nodes,
+            &[Rows::<MainScope>::ALL, HTTP],
+            Contexts::MAIN,
+            &mut main,
+        )?;
     }
     let process = main
         .process
         .compile(reader, options.pid.clone(), options.error_log.clone())?;
     let error_log = ErrorLog::open(&process.error_logs).map_err(ConfigError::bare)?;
-    Ok(Gateway { process, error_log })
+    let http = scope::compile(reader, main.http.unwrap_or_default(), error_log.clone())?;
+    Ok(Gateway {
+        process,
+        error_log,
+        http: Arc::new(http),
+    })
 }

@@ -4,4 +4,5 @@ pub mod capability;
 pub mod clock;
 pub mod hash;
 pub mod listen;
+pub mod proxy_protocol;
 pub mod regex;

@@ -104,6 +104,11 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// The directory that relative paths start from.
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
     /// A file named relative to the prefix (logs, roots, pid).
     pub fn path(&self, word: &Word) -> PathBuf {
         self.prefix.join(word.as_path())

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::error::{ConfigError, Result};
-use super::tree::Word;
+use super::tree::{Node, Word};
 
 /// Bytes: a number with an optional `k`, `m` or `g` of either case.
 pub fn size(word: &Word) -> Result<u64> {
@@ -59,6 +59,43 @@ pub fn choice(word: &Word, choices: &[&str]) -> Result<usize> {
         ConfigError::at(word.span, message)
             .help(format!("it must be one of: {}", choices.join(", ")))
     })
+}
+
+/// Sets an option that a directive may set once.
+///
+/// # Errors
+/// `"x" directive is duplicate`.
+pub fn once<T>(slot: &mut Option<T>, value: T, node: &Node) -> Result<()> {
+    if slot.is_some() {
+        return Err(duplicate(node));
+    }
+    *slot = Some(value);
+    Ok(())
+}
+
+/// `"x" directive is duplicate`.
+pub fn duplicate(node: &Node) -> ConfigError {
+    ConfigError::directive(node.span(), "is duplicate")
+}
+
+/// `"x" directive invalid value`.
+pub fn invalid_value(node: &Node) -> ConfigError {
+    ConfigError::directive(node.span(), "invalid value")
+}
+
+/// `invalid value "y" in "x" directive`.
+pub fn invalid_word(word: &Word, directive: &Node) -> ConfigError {
+    let message = format!(
+        "invalid value \"{}\" in \"{}\" directive",
+        word.text(),
+        directive.name()
+    );
+    ConfigError::at(word.span, message)
+}
+
+/// `invalid parameter "y"`.
+pub fn invalid_parameter(word: &Word) -> ConfigError {
+    ConfigError::at(word.span, format!("invalid parameter \"{}\"", word.text()))
 }
 
 /// See [`size`]. Values of 2^63 and more do not fit.

@@ -1,4 +1,4 @@
-//! Request URIs as nginx sees them: `$uri` out of what the client sent, and back into a request.
+//! Request URIs as nginx sees them: `$uri` out of what the client sent, and back into a request line.
 
 use crate::http::message::Range32;
 
@@ -26,9 +26,9 @@ pub enum UriError {
     NoPath,
 }
 
-/// Splits `target`, which begins with `/` or is the rest of an absolute form (empty or `?…`), and
-/// brings its path into the form locations are matched with: escapes decoded once, `.` and `..`
-/// resolved, `//` made one with `merge_slashes`.
+/// Splits `target`, which begins with `/` or is the rest of an absolute form (empty or `?…`), and brings
+/// its path into the form locations are matched with: escapes decoded once, `.` and `..` resolved, `//`
+/// made one with `merge_slashes`.
 ///
 /// Appends the path to `out` unless it is [`Uri::simple`] already.
 #[inline]
@@ -219,8 +219,7 @@ fn decode(path: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Result<(), Uri
         }
         let resolved = end_segment(root, out)?;
         let doubled = out.len() > root && out.last() == Some(&b'/');
-        let superfluous = resolved || (doubled && merge_slashes);
-        if !superfluous {
+        if !resolved && !(doubled && merge_slashes) {
             out.push(b'/');
         }
     }
@@ -341,8 +340,7 @@ mod tests {
 
     #[test]
     fn queries_end_at_a_fragment() {
-        type Case = (&'static [u8], &'static [u8], Option<&'static [u8]>);
-        let cases: &[Case] = &[
+        let cases: &[(&[u8], &[u8], Option<&[u8]>)] = &[
             (b"/a?b#c", b"/a", Some(b"b")),
             (b"/a#b?c", b"/a", None),
             (b"/a?", b"/a", Some(b"")),

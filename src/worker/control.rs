@@ -74,6 +74,14 @@ impl Inbox {
         self.wakeup.as_raw_fd()
     }
 
+    /// A descriptor of the eventfd for the worker's ring.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn wakeup(&self) -> io::Result<OwnedFd> {
+        self.wakeup.try_clone()
+    }
+
     /// The next command, if there is one.
     pub fn take(&self) -> Option<Command> {
         self.commands.try_recv().ok()

@@ -24,6 +24,16 @@ const ODD: u8 = 2;
 const NOMINATED: u8 = 4;
 
 impl Field {
+    /// A field of our own making, whose name is known.
+    pub fn new(name: Range32, value: Range32, token: Token) -> Self {
+        Self {
+            name,
+            value,
+            token,
+            flags: 0,
+        }
+    }
+
     /// Whether nginx would drop the field for its name: with `ignore_invalid_headers on`, names
     /// hold letters, digits and `-` only, and `_` with `underscores_in_headers on`.
     #[inline]

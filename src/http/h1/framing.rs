@@ -10,9 +10,10 @@ use crate::http::message::{Method, Version};
 use crate::http::token::Token;
 
 /// How the body that follows a head is delimited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
     /// No body.
+    #[default]
     None,
     /// Exactly so many bytes; `Length(0)` when the head said so itself.
     Length(u64),
@@ -82,8 +83,8 @@ pub fn request(buf: &[u8], head: &RequestHead) -> Result<Framing, FramingError> 
 /// The framing of the body of a response to a `method` request.
 ///
 /// Informational responses, 204 and 304, and responses to HEAD have none whatever their fields say
-/// (RFC 9112, 6.3); a wrong Content-Length is refused even there. A 2xx to CONNECT and a 101 begin
-/// a tunnel: the caller tells them by status, here they are [`Framing::None`].
+/// (RFC 9112, 6.3); a wrong Content-Length is refused even there. A 2xx to CONNECT and a 101 begin a
+/// tunnel: the caller tells them by status, here they are [`Framing::None`].
 pub fn response(method: Method, buf: &[u8], head: &ResponseHead) -> Result<Framing, FramingError> {
     let fields = &head.fields;
     let framing = match (

@@ -135,8 +135,8 @@ struct Progress {
 
 /// Parses the request head at the start of `buf`.
 ///
-/// A few empty lines before it are skipped (RFC 9112, 2.2). `head` must be clear on the first call;
-/// after [`Parsed::Partial`] call again with a longer `buf`. Ranges in `head` are valid only
+/// One or a few empty lines before it are skipped (RFC 9112, 2.2). `head` must be clear on the first
+/// call; after [`Parsed::Partial`] call again with a longer `buf`. Ranges in `head` are valid only
 /// after [`Parsed::Complete`].
 pub fn parse_request(
     buf: &[u8],

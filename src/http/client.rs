@@ -1,0 +1,206 @@
+//! The client's side of an HTTP/1.1 connection: bytes in, bytes out, and what is in flight.
+//!
+//! Exactly one read is in flight while an exchange runs. It costs nothing while it waits (the
+//! buffer is chosen by the kernel when data arrives), it will deliver the next request, and
+//! until then it tells at once when the client goes away.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::base::clock;
+use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
+
+/// Unread input above which no further read is started (pipelined requests wait in the kernel).
+const INPUT_MAX: usize = 64 << 10;
+
+/// One client connection's socket and buffers.
+pub struct Client {
+    /// The connection.
+    pub sock: Socket,
+    /// Bytes received and not yet consumed.
+    pub input: Vec<u8>,
+    /// The peer has closed its side, or reading failed.
+    pub closed: bool,
+    /// Buffer for the next request to an upstream; kept here so that it is allocated once.
+    pub upstream_out: Vec<u8>,
+    recv: Option<Recv>,
+    sending: Option<Send<Vec<u8>>>,
+    spare: Vec<u8>,
+}
+
+impl Client {
+    /// Takes over an accepted connection, or one that was parked with its read in flight.
+    pub fn new(sock: Socket, recv: Option<Recv>) -> Self {
+        Client {
+            sock,
+            input: Vec::new(),
+            closed: false,
+            upstream_out: Vec::new(),
+            recv,
+            sending: None,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Gives up everything but the socket and its read in flight, for parking. `None` if there
+    /// is unread input or an unfinished send.
+    pub fn into_parked(mut self) -> Result<(Socket, Recv), Self> {
+        if !self.input.is_empty() || self.closed || !self.sent() {
+            return Err(self);
+        }
+        let recv = self
+            .recv
+            .take()
+            .unwrap_or_else(|| self.sock.recv(Expect::Later, Class::Small));
+        Ok((self.sock, recv))
+    }
+
+    /// Starts the read that will deliver what the client sends next, if none is in flight.
+    pub fn listen(&mut self) {
+        if self.recv.is_none() && !self.closed && self.input.len() < INPUT_MAX {
+            self.recv = Some(self.sock.recv(Expect::Later, Class::Small));
+        }
+    }
+
+    /// Waits for bytes and appends them to `input`. Returns how many came; 0 is the end.
+    ///
+    /// # Errors
+    /// What recv(2) reported. A deadline that expired shows as the end, see `Socket::timed_out`.
+    pub async fn fill(&mut self, expect: Expect) -> io::Result<usize> {
+        let chunk = self.read(expect).await?;
+        self.input.extend_from_slice(&chunk);
+        Ok(chunk.len())
+    }
+
+    /// Waits for bytes that follow `input` and hands them out. An empty chunk is the end.
+    ///
+    /// # Errors
+    /// What recv(2) reported.
+    pub async fn read(&mut self, expect: Expect) -> io::Result<Chunk> {
+        if self.closed {
+            return Ok(Chunk::empty());
+        }
+        let sock = &self.sock;
+        let recv = self
+            .recv
+            .get_or_insert_with(|| sock.recv(expect, Class::Small));
+        let result = poll_fn(|cx| Pin::new(&mut *recv).poll(cx)).await;
+        self.recv = None;
+        if !matches!(&result, Ok(chunk) if !chunk.is_empty()) {
+            self.closed = true;
+        }
+        result
+    }
+
+    /// Polls for the end of the connection while something else is awaited. Data that arrives
+    /// (a pipelined request) is kept in `input`. Ready when the client has gone.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(recv) = self.recv.as_mut() else {
+                return if self.closed {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                };
+            };
+            let result = match Pin::new(&mut *recv).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => result,
+            };
+            self.recv = None;
+            match result {
+                Ok(chunk) if !chunk.is_empty() => {
+                    self.input.extend_from_slice(&chunk);
+                    self.listen();
+                }
+                _ => self.closed = true,
+            }
+        }
+    }
+
+    /// An empty output buffer, once the send before is out of the way.
+    ///
+    /// # Errors
+    /// The failure of that send.
+    pub async fn take_out(&mut self) -> io::Result<Vec<u8>> {
+        self.flush().await?;
+        let mut out = std::mem::take(&mut self.spare);
+        out.clear();
+        Ok(out)
+    }
+
+    /// Sends `out` and waits until the kernel has taken all of it.
+    ///
+    /// # Errors
+    /// What send(2) reported; the response is then truncated.
+    pub async fn send(&mut self, out: Vec<u8>, timeout_ms: u64) -> io::Result<()> {
+        self.flush().await?;
+        self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
+        self.sending = Some(self.sock.send(out));
+        self.flush().await
+    }
+
+    /// Sends a chunk without copying it and waits until the kernel has taken all of it.
+    ///
+    /// # Errors
+    /// What send(2) reported; the response is then truncated.
+    pub async fn send_chunk(&mut self, chunk: Chunk, timeout_ms: u64) -> io::Result<()> {
+        self.flush().await?;
+        self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
+        let (result, _) = self.sock.send(chunk).await;
+        result.map(drop)
+    }
+
+    /// Starts sending `out`, the last of a response, without waiting: the send is done long
+    /// before the client's next request has come, so waiting would only wake the task twice.
+    pub fn send_last(&mut self, out: Vec<u8>) {
+        debug_assert!(self.sending.is_none());
+        self.sending = Some(self.sock.send(out));
+    }
+
+    /// Waits for the send in flight, if there is one, and takes its buffer back.
+    ///
+    /// # Errors
+    /// What send(2) reported.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        let Some(send) = self.sending.as_mut() else {
+            return Ok(());
+        };
+        let (result, buffer) = send.await;
+        self.sending = None;
+        self.keep(buffer);
+        result.map(drop)
+    }
+
+    /// Whether nothing is left to send; takes the buffer back if so.
+    pub fn sent(&mut self) -> bool {
+        match self.sending.as_mut().map(Send::try_take) {
+            None => true,
+            Some(None) => false,
+            Some(Some((_, buffer))) => {
+                self.sending = None;
+                self.keep(buffer);
+                true
+            }
+        }
+    }
+
+    /// Keeps a buffer for the next output, unless a large response has blown it up.
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= 64 << 10 {
+            self.spare = buffer;
+        }
+    }
+
+    /// The read in flight, for a tunnel that goes on without this type.
+    pub fn take_recv(&mut self) -> Option<Recv> {
+        self.recv.take()
+    }
+
+    /// Gives back an output buffer that was not sent.
+    pub fn put_out(&mut self, out: Vec<u8>) {
+        self.keep(out);
+    }
+}

@@ -1,0 +1,182 @@
+//! The compiled `http {}` block: immutable, shared by all workers, swapped whole on reload.
+//!
+//! Servers and locations live in flat arenas and refer to each other by index, so that an
+//! exchange remembers where it is with two integers and no reference counts.
+
+use std::sync::Arc;
+
+use crate::base::listen::{ListenAddr, ListenOptions};
+use crate::upstream::{Group, Upstream};
+use crate::vars::{HostTable, Pattern, Template};
+
+use super::exchange::Exchange;
+use super::modules::{access, core, error_page, gzip, headers, log, rewrite, statics};
+use super::proxy;
+
+/// The whole `http {}` block, ready to serve.
+pub struct HttpConf {
+    /// Every address that is listened on, in the order of the file.
+    pub listens: Vec<Listen>,
+    /// Every `server {}`.
+    pub servers: Vec<Server>,
+    /// Every location, server root and `if` block.
+    pub locations: Vec<Location>,
+    /// Every upstream group, named and implicit.
+    pub groups: Vec<HttpGroup>,
+}
+
+/// An upstream group with what `http` knows about it.
+pub struct HttpGroup {
+    /// Its name, where it is an `upstream {}`.
+    pub name: Option<Box<[u8]>>,
+    /// The group.
+    pub group: Arc<Group>,
+    /// The key of `hash`.
+    pub key: Option<Template<Exchange>>,
+    /// What keeps servers marked `resolve` up to date.
+    pub upstream: Option<Upstream>,
+}
+
+impl HttpConf {
+    /// The index of a listening address.
+    pub fn listen_at(&self, addr: &ListenAddr) -> Option<u32> {
+        self.listens
+            .iter()
+            .position(|listen| listen.addr == *addr)
+            .map(|at| at as u32)
+    }
+
+    /// The index of the `upstream {}` with this name.
+    pub fn group_named(&self, name: &[u8]) -> Option<u32> {
+        let is_it = |g: &HttpGroup| {
+            g.name
+                .as_deref()
+                .is_some_and(|n| n.eq_ignore_ascii_case(name))
+        };
+        self.groups.iter().position(is_it).map(|at| at as u32)
+    }
+}
+
+/// One listening address with the servers behind it.
+pub struct Listen {
+    /// The address.
+    pub addr: ListenAddr,
+    /// Options of its socket.
+    pub options: ListenOptions,
+    /// Connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// Server for requests that match no name.
+    pub default_server: u32,
+    /// Exact and wildcard names.
+    pub names: HostTable<u32>,
+    /// Regex names, in the order of the file.
+    pub regexes: Vec<RegexName>,
+}
+
+/// A `server_name ~regex`.
+pub struct RegexName {
+    /// Matched against the lower-case host.
+    pub pattern: Pattern,
+    /// The server it belongs to.
+    pub server: u32,
+}
+
+/// One `server {}`.
+pub struct Server {
+    /// `$server_name`: the first name, or empty.
+    pub name: Box<[u8]>,
+    /// The location that holds the server's own settings.
+    pub root: u32,
+    /// What is read before a location is known.
+    pub client: core::ClientConf,
+    /// `@named` locations.
+    pub named: Vec<(Box<[u8]>, u32)>,
+}
+
+/// A location, the root of a server, or an `if` block.
+pub struct Location {
+    /// As it is written: `/api/`, `~ \.php$`, `@fallback`; empty for a server's root.
+    pub name: Box<[u8]>,
+    /// What sort of location it is.
+    pub kind: LocationKind,
+    /// Locations directly inside this one.
+    pub nested: LocationTree,
+    /// Directives of the core module.
+    pub core: core::Conf,
+    /// `error_page`.
+    pub error_page: error_page::Conf,
+    /// `add_header`.
+    pub headers: headers::Conf,
+    /// `allow`, `deny`.
+    pub access: access::Conf,
+    /// `access_log`.
+    pub log: log::Conf,
+    /// `gzip` and friends.
+    pub gzip: gzip::Conf,
+    /// `set`, `if`, `rewrite`, `return`, `break`.
+    pub rewrite: rewrite::Script,
+    /// The `proxy_…` directives.
+    pub proxy: proxy::Conf,
+    /// `root`, `index` and friends.
+    pub statics: statics::Conf,
+    /// What answers here.
+    pub content: Content,
+}
+
+/// What sort of location it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocationKind {
+    /// Settings of a server outside of any location.
+    ServerRoot,
+    /// `location /x` and `location ^~ /x`.
+    Prefix,
+    /// `location = /x`.
+    Exact,
+    /// `location ~ x` and `location ~* x`.
+    Regex,
+    /// `location @x`.
+    Named,
+    /// An `if` or `limit_except` block.
+    If,
+}
+
+/// The content handler of a location.
+pub enum Content {
+    /// Files below `root`.
+    Static,
+    /// `proxy_pass`.
+    Proxy(proxy::Pass),
+}
+
+/// The locations directly inside a server or location.
+#[derive(Default)]
+pub struct LocationTree {
+    /// `location = …`, sorted by name.
+    pub exact: Vec<(Box<[u8]>, u32)>,
+    /// Prefix locations, sorted by name.
+    pub prefixes: Vec<Prefix>,
+    /// Regex locations, in the order of the file.
+    pub regexes: Vec<RegexLocation>,
+}
+
+/// A prefix location in a [`LocationTree`].
+pub struct Prefix {
+    /// The prefix.
+    pub name: Box<[u8]>,
+    /// Index of the longest other prefix that is a prefix of this one.
+    pub parent: Option<u32>,
+    /// `^~`: regexes are not tried.
+    pub no_regex: bool,
+    /// A request for the name without its last slash is redirected here.
+    pub auto_redirect: bool,
+    /// The location.
+    pub location: u32,
+}
+
+/// A regex location in a [`LocationTree`].
+pub struct RegexLocation {
+    /// Matched against the normalised URI.
+    pub pattern: Pattern,
+    /// The location.
+    pub location: u32,
+}

@@ -1,0 +1,598 @@
+//! One client connection from accept to close: its requests one after another, its deadlines,
+//! parking while it is idle, lingering close.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::base::{clock, proxy_protocol};
+use crate::observe::Level;
+use std::net::Shutdown;
+
+use crate::base::listen::ListenAddr;
+use crate::ring::{Expect, Recv, Socket};
+
+use super::body::{self, RequestBody};
+use super::client::Client;
+use super::exchange::{ClientInfo, Exchange, Remote};
+use super::h1::head::{self, HeadLimits, Parsed};
+use super::h1::{connection as connection_field, framing, host, target};
+use super::local::Local;
+use super::message::{Method, Range32};
+use super::modules::core::Lingering;
+use super::modules::log;
+use super::phases::{self, Finish};
+use super::respond::{self, Reply};
+use super::route;
+use super::token::Token;
+use super::uri;
+
+/// A connection between two requests that gave up its buffers: about 300 bytes in all.
+struct Parked {
+    sock: Socket,
+    recv: Option<Recv>,
+    info: Box<ClientInfo>,
+    /// Monotonic ms at which it is closed for idleness.
+    deadline: Option<u64>,
+    /// The first bytes of the next request have arrived.
+    chunk: Option<crate::ring::Chunk>,
+}
+
+/// Serves a client connection until it closes.
+///
+/// The task itself is small: what a working connection needs lives in a future of its own that
+/// is dropped when the connection has been idle for a second.
+pub async fn serve(local: Rc<Local>, sock: Socket, remote: Remote, listen: Rc<ListenAddr>) {
+    local.opened();
+    let _open = OpenGuard(Rc::clone(&local));
+    let info = Box::new(client_info(&local, &sock, remote, listen));
+    let mut parked = Parked {
+        sock,
+        recv: None,
+        info,
+        deadline: None,
+        chunk: None,
+    };
+    loop {
+        match Box::pin(work(Rc::clone(&local), parked)).await {
+            Some(idle) => parked = idle,
+            None => return,
+        }
+        let Some(mut recv) = parked.recv.take() else {
+            return;
+        };
+        match poll_fn(|cx| std::pin::Pin::new(&mut recv).poll(cx)).await {
+            Ok(chunk) if !chunk.is_empty() => parked.chunk = Some(chunk),
+            _ => return,
+        }
+    }
+}
+
+/// Counts the connection out however its task ends.
+struct OpenGuard(Rc<Local>);
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
+}
+
+fn client_info(local: &Local, sock: &Socket, remote: Remote, listen: Rc<ListenAddr>) -> ClientInfo {
+    let remote_text = match &remote {
+        Remote::Inet(addr) => addr.ip().to_canonical().to_string(),
+        Remote::Unix => "unix:".into(),
+    };
+    ClientInfo {
+        number: local.next_connection(),
+        requests: 0,
+        accepted_at: clock::precise_ms(),
+        local: match remote {
+            Remote::Inet(_) => sock.local_addr().ok().and_then(|addr| addr.inet()),
+            Remote::Unix => None,
+        },
+        remote,
+        remote_text,
+        listen,
+        proxy_protocol: None,
+    }
+}
+
+/// How the wait for a request ended.
+enum Next {
+    /// The head is complete and parsed.
+    Request,
+    /// Nothing came for a while: give up the buffers.
+    Park,
+    /// The connection is over.
+    Close,
+    /// Refused with this status; the connection closes after the answer.
+    Refuse(u16),
+}
+
+/// The working life of a connection: requests until it is idle (parked) or over (`None`).
+async fn work(local: Rc<Local>, parked: Parked) -> Option<Parked> {
+    let Parked {
+        sock,
+        recv,
+        info,
+        deadline,
+        chunk,
+    } = parked;
+    let mut client = Client::new(sock, recv);
+    let place = Place::new(&local);
+    let mut ex = Exchange::new(local, *info);
+    let mut idle_deadline = deadline;
+    if let Some(chunk) = chunk {
+        client.input.extend_from_slice(&chunk);
+    }
+    if ex.client.requests == 0 && !begin(&mut ex, &mut client).await {
+        return None;
+    }
+    loop {
+        match next_request(&mut ex, &mut client, &place, idle_deadline.take()).await {
+            Next::Request => {}
+            Next::Close => return None,
+            Next::Park => return park(ex, client),
+            Next::Refuse(status) => {
+                refuse(&mut ex, &mut client, status).await;
+                return None;
+            }
+        }
+        let finish = phases::handle(&mut ex, &mut client).await;
+        log::write(&mut ex);
+        if !after(&mut ex, &mut client, finish).await {
+            return None;
+        }
+    }
+}
+
+/// A place in the worker's table of waiting connections, given back when the future ends.
+struct Place {
+    local: Rc<Local>,
+    slot: usize,
+}
+
+impl Place {
+    fn new(local: &Rc<Local>) -> Self {
+        Place {
+            local: Rc::clone(local),
+            slot: local.enter(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.local.leave(self.slot);
+    }
+}
+
+fn park(ex: Exchange, client: Client) -> Option<Parked> {
+    let timeout = keepalive_timeout(&ex);
+    let info = Box::new(ex.client);
+    let (sock, recv) = client.into_parked().ok()?;
+    let deadline = clock::now_ms() + timeout.saturating_sub(1000);
+    sock.set_read_deadline(Some(deadline));
+    Some(Parked {
+        sock,
+        recv: Some(recv),
+        info,
+        deadline: Some(deadline),
+        chunk: None,
+    })
+}
+
+fn keepalive_timeout(ex: &Exchange) -> u64 {
+    ex.generation
+        .location(ex.location)
+        .core
+        .keepalive_timeout_ms
+}
+
+/// What happens once per connection: socket options, the PROXY protocol header.
+async fn begin(ex: &mut Exchange, client: &mut Client) -> bool {
+    let generation = ex.generation();
+    let listen = &generation.http.listens[ex.listen as usize];
+    let root = generation.location(ex.location);
+    if root.core.tcp_nodelay && ex.client.local.is_some() {
+        // What cannot be set only costs latency.
+        let _ = client.sock.set_nodelay(true);
+    }
+    if !listen.proxy_protocol {
+        return true;
+    }
+    let timeout = generation.server(ex.server).client.header_timeout_ms;
+    client.sock.set_deadline(Some(clock::now_ms() + timeout));
+    ex.doing = "reading PROXY protocol";
+    loop {
+        match proxy_protocol::parse(&client.input) {
+            Ok(Some((used, header))) => {
+                client.input.drain(..used);
+                ex.client.proxy_protocol = header.map(Box::new);
+                return true;
+            }
+            Ok(None) => {}
+            Err(_) => {
+                let shown = String::from_utf8_lossy(&client.input)
+                    .escape_debug()
+                    .to_string();
+                ex.log(
+                    Level::Error,
+                    format_args!("broken header: \"{shown}\" while {}", ex.doing),
+                );
+                return false;
+            }
+        }
+        if !matches!(client.fill(Expect::Now).await, Ok(n) if n > 0) {
+            return false;
+        }
+    }
+}
+
+/// Waits for the next request and parses its head.
+async fn next_request(
+    ex: &mut Exchange,
+    client: &mut Client,
+    place: &Place,
+    idle_deadline: Option<u64>,
+) -> Next {
+    let first = ex.client.requests == 0;
+    if client.input.is_empty() {
+        let until = match idle_deadline {
+            Some(deadline) => deadline,
+            None if first => {
+                clock::now_ms() + ex.generation.server(ex.server).client.header_timeout_ms
+            }
+            None => clock::now_ms() + keepalive_timeout(ex),
+        };
+        client.sock.set_read_deadline(Some(until));
+        ex.doing = if first {
+            "waiting for request"
+        } else {
+            "waiting for next request"
+        };
+        match wait(ex, client, place, first).await {
+            Next::Request => {}
+            other => return other,
+        }
+    }
+    ex.begin();
+    ex.request.started_at = clock::precise_ms();
+    ex.client.requests += 1;
+    ex.doing = "reading client request line";
+    read_head(ex, client).await
+}
+
+/// Waits for the first bytes of a request; `Next::Request` when there are some.
+async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, first: bool) -> Next {
+    place.local.begin_wait(place.slot);
+    client.listen();
+    let next = poll_fn(|cx| {
+        if client.poll_gone(cx).is_ready() {
+            return Poll::Ready(if client.input.is_empty() {
+                Next::Close
+            } else {
+                Next::Request
+            });
+        }
+        if !client.input.is_empty() {
+            return Poll::Ready(Next::Request);
+        }
+        if place.local.should_park(place.slot, cx.waker()) {
+            return Poll::Ready(Next::Park);
+        }
+        Poll::Pending
+    })
+    .await;
+    place.local.end_wait(place.slot);
+    if matches!(next, Next::Park) && (place.local.draining.get() || !client.sent()) {
+        // While draining, an idle connection may close; one that still sends must not park.
+        return if client.sent() || client.flush().await.is_ok() {
+            Next::Close
+        } else {
+            Next::Close
+        };
+    }
+    if matches!(next, Next::Close) && first && client.sock.timed_out() {
+        ex.log(
+            Level::Info,
+            format_args!("client timed out (110: Connection timed out) while waiting for request"),
+        );
+    }
+    next
+}
+
+/// Reads until the head is complete, checks it, and finds the server it is for.
+async fn read_head(ex: &mut Exchange, client: &mut Client) -> Next {
+    let generation = ex.generation();
+    let conf = &generation.server(ex.server).client;
+    let limits = HeadLimits::new(
+        conf.header_buffer_size,
+        conf.large_buffers,
+        conf.large_buffer_size,
+    );
+    let mut deadline_set = false;
+    loop {
+        match head::parse_request(&client.input, &limits, &mut ex.request.head) {
+            Ok(Parsed::Complete) => break,
+            Ok(Parsed::Partial) => {}
+            Err(error) => {
+                keep_request_line(ex, client);
+                let message = error.client_message(&client.input);
+                ex.log(Level::Info, format_args!("{message}"));
+                return Next::Refuse(error.status());
+            }
+        }
+        if !deadline_set {
+            client
+                .sock
+                .set_deadline(Some(clock::now_ms() + conf.header_timeout_ms));
+            deadline_set = true;
+        }
+        match client.fill(Expect::Later).await {
+            Ok(n) if n > 0 => {}
+            _ if client.sock.timed_out() => {
+                keep_request_line(ex, client);
+                ex.log(
+                    Level::Info,
+                    format_args!(
+                        "client timed out (110: Connection timed out) while {}",
+                        ex.doing
+                    ),
+                );
+                return Next::Refuse(408);
+            }
+            _ => {
+                ex.log(
+                    Level::Info,
+                    format_args!("client prematurely closed connection while {}", ex.doing),
+                );
+                return Next::Close;
+            }
+        }
+    }
+    take_head(ex, client);
+    match accept_head(ex) {
+        Ok(()) => {
+            client.listen_if_bodiless(&ex.request.body);
+            Next::Request
+        }
+        Err(status) => Next::Refuse(status),
+    }
+}
+
+/// For the log of a request that is refused before its head is complete.
+fn keep_request_line(ex: &mut Exchange, client: &Client) {
+    let end = memchr::memchr2(b'\r', b'\n', &client.input).unwrap_or(client.input.len());
+    ex.request.buf.clear();
+    ex.request
+        .buf
+        .extend_from_slice(&client.input[..end.min(2048)]);
+    let kept = ex.request.buf.len();
+    ex.request.head.clear();
+    ex.request.head.line = Range32::new(0, kept);
+    ex.request.length = client.input.len() as u64;
+}
+
+/// Moves the head's bytes from the input into the request; what follows them stays.
+fn take_head(ex: &mut Exchange, client: &mut Client) {
+    let len = ex.request.head.len;
+    std::mem::swap(&mut ex.request.buf, &mut client.input);
+    client.input.clear();
+    if ex.request.buf.len() > len {
+        client.input.extend_from_slice(&ex.request.buf[len..]);
+        ex.request.buf.truncate(len);
+    }
+    ex.request.length = len as u64;
+}
+
+/// Decides framing, host and URI. The error is the status to refuse with.
+fn accept_head(ex: &mut Exchange) -> Result<(), u16> {
+    let request = &mut ex.request;
+    request.options = connection_field::scan(&request.buf, &mut request.head.fields);
+    let framing = match framing::request(&request.buf, &request.head) {
+        Ok(framing) => framing,
+        Err(error) => {
+            return Err(refused(
+                ex,
+                error.status(),
+                format_args!("client sent {error}"),
+            ));
+        }
+    };
+    request.framing = framing;
+    request.body = RequestBody::announced(framing);
+    let found = target::parse(&request.buf, request.head.target, request.head.method);
+    let Some(target) = found else {
+        return Err(refused(
+            ex,
+            400,
+            format_args!("client sent invalid request"),
+        ));
+    };
+    let host = host::of_request(&request.buf, &request.head, &target)
+        .map_err(|error| refused(ex, 400, format_args!("{error}")))?;
+    let request = &mut ex.request;
+    if let Some(host) = host {
+        host.write_name(&request.buf, &mut request.host);
+    }
+    route::choose_server(ex);
+    ex.keepalive = wants_keepalive(ex);
+    if ex.request.head.method == Method::Connect {
+        return Err(refused(ex, 405, format_args!("client sent CONNECT method")));
+    }
+    drop_unusual_fields(ex);
+    set_uri(ex, target.path())
+}
+
+/// Logs why and returns the status.
+fn refused(ex: &Exchange, status: u16, why: std::fmt::Arguments<'_>) -> u16 {
+    ex.log(
+        Level::Info,
+        format_args!("{why} while reading client request headers"),
+    );
+    status
+}
+
+/// `ignore_invalid_headers`: nginx leaves fields with unusual names out of everything.
+fn drop_unusual_fields(ex: &mut Exchange) {
+    let client = &ex.generation.server(ex.server).client;
+    let (ignore, underscores) = (client.ignore_invalid_headers, client.underscores_in_headers);
+    let fields = &mut ex.request.head.fields;
+    if fields
+        .iter()
+        .any(|field| field.is_ignored(ignore, underscores))
+    {
+        fields.retain(|field| !field.is_ignored(ignore, underscores));
+    }
+}
+
+/// Fills `$uri` and `$args` from the path of the target.
+fn set_uri(ex: &mut Exchange, path: Option<Range32>) -> Result<(), u16> {
+    let merge = ex.generation.server(ex.server).client.merge_slashes;
+    let request = &mut ex.request;
+    let Some(path) = path else {
+        // `OPTIONS *`
+        request.path = request.head.target;
+        request
+            .uri
+            .extend_from_slice(request.head.target.of(&request.buf));
+        return Ok(());
+    };
+    request.path = path;
+    let sent = path.of(&request.buf);
+    match uri::normalize(sent, merge, &mut request.uri) {
+        Ok(parts) => {
+            if parts.simple {
+                request.uri.extend_from_slice(parts.path.of(sent));
+            }
+            if let Some(args) = parts.args {
+                request.args.extend_from_slice(args.of(sent));
+            }
+            Ok(())
+        }
+        Err(error) => {
+            ex.log(Level::Info, format_args!("{error}"));
+            Err(400)
+        }
+    }
+}
+
+fn wants_keepalive(ex: &Exchange) -> bool {
+    let core = &ex.generation.location(ex.location).core;
+    let head = &ex.request.head;
+    let asked = ex.request.options.persistent(head.version);
+    let age_ms = ex.request.started_at.saturating_sub(ex.client.accepted_at);
+    asked
+        && core.keepalive_timeout_ms > 0
+        && ex.client.requests < core.keepalive_requests
+        && age_ms <= core.keepalive_time_ms
+        && !ex.local.draining.get()
+        && !disabled_for_browser(ex)
+}
+
+fn disabled_for_browser(ex: &Exchange) -> bool {
+    let core = &ex.generation.location(ex.location).core;
+    if ex.request.method() != b"POST"
+        || !(core.keepalive_disable_msie6 || core.keepalive_disable_safari)
+    {
+        return false;
+    }
+    let Some(agent) = ex.request.field(Token::UserAgent) else {
+        return false;
+    };
+    let has = |what: &str| memchr::memmem::find(agent, what.as_bytes()).is_some();
+    (core.keepalive_disable_msie6 && (has("MSIE 5.") || has("MSIE 6.")) && !has("Opera"))
+        || (core.keepalive_disable_safari && has("Safari/") && has("Mac OS X") && !has("Chrome/"))
+}
+
+/// Answers a request that is not served, and closes.
+async fn refuse(ex: &mut Exchange, client: &mut Client, status: u16) {
+    ex.keepalive = false;
+    let finish = match super::modules::error_page::find(ex, Reply::status(status)) {
+        super::modules::error_page::Action::Reply(reply) => respond::send(ex, client, reply).await,
+        super::modules::error_page::Action::Jump(_) => {
+            // There is no sound request that could be served elsewhere.
+            respond::send(ex, client, Reply::status(status)).await
+        }
+    };
+    log::write(ex);
+    if finish == Finish::Complete && client.flush().await.is_ok() {
+        linger(ex, client, true).await;
+    }
+}
+
+/// Decides whether the connection goes on after a response, and closes it properly if not.
+async fn after(ex: &mut Exchange, client: &mut Client, finish: Finish) -> bool {
+    let core = &ex.generation().http;
+    let _ = core;
+    match finish {
+        Finish::Complete => {}
+        Finish::Drop | Finish::Truncated => {
+            let generation = ex.generation();
+            if generation
+                .location(ex.location)
+                .core
+                .reset_timedout_connection
+                && (client.sock.timed_out() || ex.response.status == 444)
+            {
+                client.sock.reset_on_close();
+            }
+            return false;
+        }
+        Finish::Tunnel => return false,
+    }
+    if ex.keepalive && ex.request.body.is_unread() {
+        // The answer came before the body was read: the rest is in the way of the next request.
+        if client.flush().await.is_err() || body::discard(ex, client).await.is_err() {
+            return false;
+        }
+    }
+    if ex.keepalive {
+        return true;
+    }
+    if client.flush().await.is_ok() {
+        let unread = ex.request.body.is_unread() || !client.input.is_empty();
+        linger(ex, client, unread).await;
+    }
+    false
+}
+
+/// Closes so that the client surely gets the answer: a socket closed with unread data resets
+/// the connection, and the reset may overtake the response.
+async fn linger(ex: &Exchange, client: &mut Client, unread: bool) {
+    let generation = ex.generation();
+    let core = &generation.location(ex.location).core;
+    let wanted = match core.lingering_close {
+        Lingering::Off => false,
+        Lingering::On => unread,
+        Lingering::Always => true,
+    };
+    if !wanted || client.closed {
+        return;
+    }
+    client.sock.shutdown(Shutdown::Write);
+    let end = clock::now_ms() + core.lingering_time_ms;
+    loop {
+        let now = clock::now_ms();
+        if now >= end {
+            return;
+        }
+        client
+            .sock
+            .set_deadline(Some((now + core.lingering_timeout_ms).min(end)));
+        match client.read(Expect::Later).await {
+            Ok(chunk) if !chunk.is_empty() => {}
+            _ => return,
+        }
+    }
+}
+
+impl Client {
+    /// Keeps a read in flight during the exchange unless the body's reads come first.
+    pub fn listen_if_bodiless(&mut self, body: &RequestBody) {
+        if !body.is_unread() {
+            self.listen();
+        }
+    }
+}

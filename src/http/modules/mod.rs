@@ -1,0 +1,15 @@
+//! One file per nginx module: its directives, its compiled form, what it does to an exchange.
+
+pub mod access;
+pub mod core;
+pub mod error_page;
+pub mod gzip;
+pub mod headers;
+pub mod later;
+pub mod log;
+pub mod map;
+pub mod resolver;
+pub mod rewrite;
+pub mod server;
+pub mod statics;
+pub mod upstream;

@@ -1,0 +1,352 @@
+//! One attempt: connect (or take an idle connection), send the request, read the answer's head.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use crate::base::clock;
+use crate::http::body::BodyError;
+use crate::http::client::Client;
+use crate::http::exchange::Exchange;
+use crate::http::h1::connection as connection_field;
+use crate::http::h1::framing::{self, Framing};
+use crate::http::h1::head::{self as h1_head, HeadLimits, Parsed};
+use crate::http::token::Token;
+use crate::observe::{Level, os_error};
+use crate::ring::{self, Addr, ConnectOpts};
+use crate::upstream::{Kept, PeerAddr, Pick};
+
+use super::conf::{Conf, HttpVersion, Pass};
+use super::connection::UpstreamConn;
+use super::head::{self, BodyOut};
+use super::request_body;
+use super::retry::{Cause, Failure};
+
+/// Informational responses passed over before one attempt is called broken.
+const INTERIM_MAX: u32 = 16;
+
+/// Whom to try, and how.
+pub struct TargetPeer<'a> {
+    /// The chosen peer.
+    pub pick: &'a Pick,
+    /// The `proxy_pass` in force.
+    pub pass: &'a Pass,
+    /// Do not take an idle connection.
+    pub fresh_only: bool,
+}
+
+/// An answer whose head stands in `ex.response.upstream`.
+pub struct Answer {
+    /// The connection it came on.
+    pub kept: Kept<UpstreamConn>,
+    /// How its body is framed.
+    pub framing: Framing,
+    /// Where in `ex.response.buf` body bytes begin that came with the head.
+    pub rest: usize,
+    /// The connection had served a request before this one.
+    pub reused: bool,
+    /// The peer keeps the connection open, and the request was sent in full.
+    pub keepalive: bool,
+}
+
+/// Why there is no answer.
+pub enum Failed {
+    /// The peer failed.
+    Upstream(Failure),
+    /// The client failed: its body (if told), or its connection.
+    Client(Option<BodyError>),
+}
+
+/// Runs the attempt.
+pub async fn run(
+    ex: &mut Exchange,
+    client: &mut Client,
+    conf: &Conf,
+    target: TargetPeer<'_>,
+    body: BodyOut,
+) -> Result<Answer, Failed> {
+    let (mut kept, reused) = connection(ex, client, conf, &target).await?;
+    let mut failure = Failure {
+        cause: Cause::Error,
+        reused,
+        answer_begun: false,
+        request_sent: true,
+    };
+    ex.doing = "sending request to upstream";
+    let sent_whole =
+        request_body::send(ex, client, conf, target.pass, body, &mut kept.conn, failure).await?;
+    ex.doing = "reading response header from upstream";
+    let framing = read_head(ex, client, conf, &mut kept.conn, &mut failure).await?;
+    if let Some(state) = ex.upstream.last_mut() {
+        state.header_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
+    }
+    let options = connection_field::scan(&ex.response.buf, &mut ex.response.upstream.fields);
+    let version = ex.response.upstream.version;
+    Ok(Answer {
+        framing,
+        rest: ex.response.upstream.len,
+        reused,
+        keepalive: sent_whole
+            && conf.http_version == HttpVersion::V11
+            && options.persistent(version)
+            && ex.response.upstream.status != 101,
+        kept,
+    })
+}
+
+/// An idle connection to the peer, or a new one. Says whether it has served before.
+async fn connection(
+    ex: &mut Exchange,
+    client: &mut Client,
+    conf: &Conf,
+    target: &TargetPeer<'_>,
+) -> Result<(Kept<UpstreamConn>, bool), Failed> {
+    let peer = target.pick.peer();
+    ex.doing = "connecting to upstream";
+    if !target.fresh_only && conf.bind.is_none() {
+        let idle = &ex.local.idle;
+        let kept = idle
+            .borrow_mut()
+            .checkout(&peer.state, target.pass.tag, clock::now_ms());
+        if let Some(kept) = kept {
+            if let Some(state) = ex.upstream.last_mut() {
+                state.connect_ms = Some(0);
+            }
+            return Ok((kept, true));
+        }
+    }
+    let options = connect_options(ex, conf)?;
+    let addr = match &peer.conf.addr {
+        PeerAddr::Inet(addr) => Addr::from(*addr),
+        PeerAddr::Unix(path) => Addr::from(&**path),
+    };
+    let result = {
+        let mut connecting = std::pin::pin!(ring::connect(&addr, &options));
+        let ignore_abort = conf.ignore_client_abort;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            if !ignore_abort && client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(()));
+            }
+            Poll::Pending
+        })
+        .await
+    };
+    let sock = match result {
+        Err(()) => return Err(Failed::Client(None)),
+        Ok(Ok(sock)) => sock,
+        Ok(Err(error)) => {
+            let cause = log_io(ex, "connect()", &error);
+            return Err(Failed::Upstream(Failure {
+                cause,
+                reused: false,
+                answer_begun: false,
+                request_sent: false,
+            }));
+        }
+    };
+    if let Some(state) = ex.upstream.last_mut() {
+        state.connect_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
+    }
+    let conn = UpstreamConn::new(sock);
+    Ok((
+        Kept::new(conn, &peer.state, target.pass.tag, clock::now_ms()),
+        false,
+    ))
+}
+
+fn connect_options(ex: &mut Exchange, conf: &Conf) -> Result<ConnectOpts, Failed> {
+    let mut options = ConnectOpts {
+        bind: None,
+        transparent: false,
+        keepalive: conf.socket_keepalive,
+        deadline_ms: Some(clock::now_ms() + conf.connect_timeout_ms),
+    };
+    if let Some((template, transparent)) = &conf.bind {
+        let text = template.with(ex, |_, value| String::from_utf8_lossy(value).into_owned());
+        let addr = text
+            .parse()
+            .or_else(|_| text.parse().map(|ip| std::net::SocketAddr::new(ip, 0)));
+        match addr {
+            Ok(addr) => options.bind = Some(addr),
+            Err(_) if text.is_empty() => {}
+            Err(_) => {
+                ex.log(
+                    Level::Error,
+                    format_args!("invalid local address \"{text}\""),
+                );
+            }
+        }
+        options.transparent = *transparent;
+    }
+    Ok(options)
+}
+
+/// Reads until the head of a final response is complete.
+async fn read_head(
+    ex: &mut Exchange,
+    client: &mut Client,
+    conf: &Conf,
+    conn: &mut UpstreamConn,
+    failure: &mut Failure,
+) -> Result<Framing, Failed> {
+    let limits = HeadLimits::response(conf.buffer_size);
+    let mut interim = 0;
+    conn.sock
+        .set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
+    loop {
+        let chunk = poll_fn(|cx| {
+            if let Poll::Ready(result) = conn.poll_read(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            if !conf.ignore_client_abort && client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(()));
+            }
+            Poll::Pending
+        })
+        .await;
+        let Ok(chunk) = chunk else {
+            return Err(Failed::Client(None));
+        };
+        let chunk = match chunk {
+            Ok(chunk) if !chunk.is_empty() => chunk,
+            other => {
+                failure.cause = read_failed(ex, conn, other.err());
+                return Err(Failed::Upstream(*failure));
+            }
+        };
+        failure.answer_begun = true;
+        ex.response.buf.extend_from_slice(&chunk);
+        if let Some(state) = ex.upstream.last_mut() {
+            state.bytes_received += chunk.len() as u64;
+        }
+        drop(chunk);
+        if let Some(framing) = parse(ex, &limits, &mut interim, failure)? {
+            return Ok(framing);
+        }
+        conn.sock
+            .set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
+    }
+}
+
+/// Parses what has come; `None` needs more.
+fn parse(
+    ex: &mut Exchange,
+    limits: &HeadLimits,
+    interim: &mut u32,
+    failure: &mut Failure,
+) -> Result<Option<Framing>, Failed> {
+    failure.cause = Cause::InvalidHeader;
+    loop {
+        let response = &mut ex.response;
+        match h1_head::parse_response(&response.buf, limits, &mut response.upstream) {
+            Ok(Parsed::Complete) => {}
+            Ok(Parsed::Partial) => {
+                failure.cause = Cause::Error;
+                return Ok(None);
+            }
+            Err(error) => {
+                let message = error.upstream_message(&ex.response.buf);
+                ex.log(Level::Error, format_args!("{message} while {}", ex.doing));
+                return Err(Failed::Upstream(*failure));
+            }
+        }
+        let head = &ex.response.upstream;
+        match head.status {
+            101 if asked_to_upgrade(ex) => return Ok(Some(Framing::None)),
+            101 => {
+                ex.log(
+                    Level::Error,
+                    format_args!("upstream sent unexpected status 101 while {}", ex.doing),
+                );
+                return Err(Failed::Upstream(*failure));
+            }
+            100..=199 => {
+                *interim += 1;
+                if *interim > INTERIM_MAX {
+                    ex.log(
+                        Level::Error,
+                        format_args!(
+                            "upstream sent too many informational responses while {}",
+                            ex.doing
+                        ),
+                    );
+                    return Err(Failed::Upstream(*failure));
+                }
+                let len = head.len;
+                ex.response.buf.drain(..len);
+                ex.response.upstream.clear();
+                if ex.response.buf.is_empty() {
+                    failure.cause = Cause::Error;
+                    return Ok(None);
+                }
+            }
+            _ => break,
+        }
+    }
+    let method = ex.upstream_method;
+    match framing::response(method, &ex.response.buf, &ex.response.upstream) {
+        Ok(framing) => Ok(Some(framing)),
+        Err(error) => {
+            ex.log(
+                Level::Error,
+                format_args!("upstream sent invalid header: {error} while {}", ex.doing),
+            );
+            Err(Failed::Upstream(*failure))
+        }
+    }
+}
+
+fn asked_to_upgrade(ex: &Exchange) -> bool {
+    ex.request.field(Token::Upgrade).is_some()
+}
+
+/// Logs a read that brought nothing and says what it means.
+pub fn read_failed(ex: &Exchange, conn: &UpstreamConn, error: Option<io::Error>) -> Cause {
+    if conn.sock.timed_out() {
+        return log_io(ex, "", &io::ErrorKind::TimedOut.into());
+    }
+    match error {
+        Some(error) => log_io(ex, "recv()", &error),
+        None => {
+            ex.log(
+                Level::Error,
+                format_args!("upstream prematurely closed connection while {}", ex.doing),
+            );
+            Cause::Error
+        }
+    }
+}
+
+/// Logs a failed operation in nginx's words and says what it means.
+pub fn log_io(ex: &Exchange, operation: &str, error: &io::Error) -> Cause {
+    if error.kind() == io::ErrorKind::TimedOut {
+        ex.log(
+            Level::Error,
+            format_args!(
+                "upstream timed out (110: Connection timed out) while {}",
+                ex.doing
+            ),
+        );
+        return Cause::Timeout;
+    }
+    ex.log(
+        Level::Error,
+        format_args!("{operation} failed {} while {}", os_error(error), ex.doing),
+    );
+    Cause::Error
+}
+
+/// Appends the request's head and remembers the method it carries.
+pub fn write_head(ex: &mut Exchange, conf: &Conf, pass: &Pass, body: BodyOut, out: &mut Vec<u8>) {
+    head::write_request(ex, conf, pass, body, out);
+    ex.upstream_method = match &conf.method {
+        None => ex.request.method_kind(),
+        Some(_) => {
+            let end = memchr::memchr(b' ', out).unwrap_or(0);
+            crate::http::message::Method::from_bytes(&out[..end])
+        }
+    };
+}

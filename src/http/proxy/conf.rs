@@ -1,0 +1,871 @@
+//! The `proxy_…` directives: what is written, how it is inherited, what it compiles to.
+
+use std::time::Duration;
+
+use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Span, Word, value};
+use crate::http::conf::LocationKind;
+use crate::http::exchange::Exchange;
+use crate::http::modules::core::ms;
+use crate::http::scope::{Compiler, Scope};
+use crate::http::token::{Token, TokenSet};
+use crate::inherit;
+use crate::upstream::{PeerAddr, Target};
+use crate::vars::Template;
+
+use super::rewrite_fields::{self, Rewrites};
+
+const HSL: Contexts = Contexts::HTTP.or(Contexts::SERVER).or(Contexts::LOCATION);
+const NEXT_UPSTREAM: &[(&str, NextOn)] = &[
+    ("error", NextOn::ERROR),
+    ("timeout", NextOn::TIMEOUT),
+    ("invalid_header", NextOn::INVALID_HEADER),
+    ("non_idempotent", NextOn::NON_IDEMPOTENT),
+    ("http_500", NextOn::HTTP_500),
+    ("http_502", NextOn::HTTP_502),
+    ("http_503", NextOn::HTTP_503),
+    ("http_504", NextOn::HTTP_504),
+    ("http_403", NextOn::HTTP_403),
+    ("http_404", NextOn::HTTP_404),
+    ("http_429", NextOn::HTTP_429),
+    ("updating", NextOn(0)),
+    ("off", NextOn::OFF),
+];
+
+type R = Row<Scope>;
+
+/// The directives of the proxy module.
+pub const ROWS: &[Row<Scope>] = &[
+    R::custom(
+        "proxy_pass",
+        Contexts::LOCATION
+            .or(Contexts::LOCATION_IF)
+            .or(Contexts::LIMIT_EXCEPT),
+        Arity::One,
+        set_pass,
+    )
+    .doc("Protocol and address of the server that answers here."),
+    R::custom("proxy_set_header", HSL, Arity::Two, set_header)
+        .default("Host $proxy_host; Connection \"\"")
+        .doc("Sets or, with an empty value, drops a field of the request to the upstream."),
+    R::custom("proxy_pass_header", HSL, Arity::One, pass_header)
+        .doc("Passes a field of the response that is hidden by default."),
+    R::custom("proxy_hide_header", HSL, Arity::One, hide_header)
+        .doc("Hides a field of the upstream's response."),
+    R::flag("proxy_pass_request_headers", HSL, |s| {
+        &mut s.proxy.pass_request_headers
+    })
+    .default("on")
+    .doc("Pass the client's fields to the upstream."),
+    R::flag("proxy_pass_request_body", HSL, |s| {
+        &mut s.proxy.pass_request_body
+    })
+    .default("on")
+    .doc("Pass the client's body to the upstream."),
+    R::word("proxy_method", HSL, |s| &mut s.proxy.method)
+        .doc("Method of the request to the upstream."),
+    R::word("proxy_set_body", HSL, |s| &mut s.proxy.set_body)
+        .doc("Body of the request to the upstream."),
+    R::custom("proxy_http_version", HSL, Arity::One, set_http_version)
+        .default("1.1")
+        .doc("HTTP version of the request to the upstream."),
+    R::custom(
+        "proxy_redirect",
+        HSL,
+        Arity::Between(1, 2),
+        rewrite_fields::set_redirect,
+    )
+    .default("default")
+    .doc("Changes Location and Refresh of the response."),
+    R::custom(
+        "proxy_cookie_domain",
+        HSL,
+        Arity::Between(1, 2),
+        rewrite_fields::set_cookie_domain,
+    )
+    .default("off")
+    .doc("Changes the domain of Set-Cookie."),
+    R::custom(
+        "proxy_cookie_path",
+        HSL,
+        Arity::Between(1, 2),
+        rewrite_fields::set_cookie_path,
+    )
+    .default("off")
+    .doc("Changes the path of Set-Cookie."),
+    R::custom(
+        "proxy_cookie_flags",
+        HSL,
+        Arity::Between(1, 4),
+        rewrite_fields::set_cookie_flags,
+    )
+    .default("off")
+    .doc("Sets flags of Set-Cookie."),
+    R::flag("proxy_intercept_errors", HSL, |s| {
+        &mut s.proxy.intercept_errors
+    })
+    .default("off")
+    .doc("Let error_page replace responses with status 300 and above."),
+    R::flag("proxy_ignore_client_abort", HSL, |s| {
+        &mut s.proxy.ignore_client_abort
+    })
+    .default("off")
+    .doc("Finish the upstream's work although the client has gone."),
+    R::custom(
+        "proxy_ignore_headers",
+        HSL,
+        Arity::AtLeast(1),
+        ignore_headers,
+    )
+    .doc("Response fields that are passed on but not acted upon."),
+    R::custom("proxy_bind", HSL, Arity::Between(1, 2), set_bind)
+        .doc("Local address of connections to the upstream."),
+    R::flag("proxy_buffering", HSL, |s| &mut s.proxy.buffering)
+        .default("on")
+        .doc("Read ahead of the client, within the buffers."),
+    R::size("proxy_buffer_size", HSL, |s| &mut s.proxy.buffer_size)
+        .default("4k|8k")
+        .doc("Largest response head."),
+    R::custom("proxy_buffers", HSL, Arity::Two, set_buffers)
+        .default("8 4k|8k")
+        .doc("Number and size of the buffers for a response."),
+    R::size("proxy_busy_buffers_size", HSL, |s| {
+        &mut s.proxy.busy_buffers_size
+    })
+    .default("8k|16k")
+    .doc("Most bytes on their way to the client."),
+    R::flag("proxy_request_buffering", HSL, |s| {
+        &mut s.proxy.request_buffering
+    })
+    .default("on")
+    .doc("Read the whole request body before the upstream is contacted."),
+    R::size("proxy_max_temp_file_size", HSL, |s| {
+        &mut s.proxy.max_temp_file_size
+    })
+    .default("1024m")
+    .doc("Largest part of a response kept in a file for a slow client."),
+    R::size("proxy_temp_file_write_size", HSL, |s| {
+        &mut s.proxy.temp_file_write_size
+    })
+    .default("8k|16k")
+    .doc("Bytes written to the temporary file at once."),
+    R::custom("proxy_temp_path", HSL, Arity::Between(1, 4), set_temp_path)
+        .default("proxy_temp")
+        .doc("Directory for responses that wait for a slow client."),
+    R::word("proxy_limit_rate", HSL, |s| &mut s.proxy.limit_rate)
+        .default("0")
+        .doc("Bytes per second read from the upstream."),
+    R::flag("proxy_socket_keepalive", HSL, |s| {
+        &mut s.proxy.socket_keepalive
+    })
+    .default("off")
+    .doc("SO_KEEPALIVE on connections to the upstream."),
+    R::time("proxy_connect_timeout", HSL, |s| {
+        &mut s.proxy.connect_timeout
+    })
+    .default("60s")
+    .doc("Time to connect to an upstream server."),
+    R::time("proxy_send_timeout", HSL, |s| &mut s.proxy.send_timeout)
+        .default("60s")
+        .doc("Time between two writes to the upstream."),
+    R::time("proxy_read_timeout", HSL, |s| &mut s.proxy.read_timeout)
+        .default("60s")
+        .doc("Time between two reads from the upstream."),
+    R::custom(
+        "proxy_next_upstream",
+        HSL,
+        Arity::AtLeast(1),
+        set_next_upstream,
+    )
+    .default("error timeout")
+    .doc("When a request goes on to the next server."),
+    R::number("proxy_next_upstream_tries", HSL, |s| {
+        &mut s.proxy.next_upstream_tries
+    })
+    .default("0")
+    .doc("How many servers a request may try; 0: all."),
+    R::time("proxy_next_upstream_timeout", HSL, |s| {
+        &mut s.proxy.next_upstream_timeout
+    })
+    .default("0")
+    .doc("How long a request may go from server to server; 0: no limit."),
+    R::notice(
+        "proxy_headers_hash_max_size",
+        HSL,
+        Arity::One,
+        "sizes nginx's hash tables",
+    ),
+    R::notice(
+        "proxy_headers_hash_bucket_size",
+        HSL,
+        Arity::One,
+        "sizes nginx's hash tables",
+    ),
+    R::notice(
+        "proxy_send_lowat",
+        HSL,
+        Arity::One,
+        "tunes nginx's internals",
+    ),
+];
+
+/// What is written in one block.
+#[derive(Default)]
+pub struct Raw {
+    /// `proxy_pass`; not inherited, except into `if`.
+    pub pass: Option<Word>,
+    set_headers: Option<Vec<(Word, Word)>>,
+    pass_headers: Option<Vec<Word>>,
+    hide_headers: Option<Vec<Word>>,
+    pass_request_headers: Option<bool>,
+    pass_request_body: Option<bool>,
+    method: Option<Word>,
+    set_body: Option<Word>,
+    http_version: Option<HttpVersion>,
+    /// `proxy_redirect` and the cookie directives.
+    pub rewrites: rewrite_fields::Raw,
+    intercept_errors: Option<bool>,
+    ignore_client_abort: Option<bool>,
+    ignore_headers: Option<TokenSet>,
+    bind: Option<Option<(Word, bool)>>,
+    buffering: Option<bool>,
+    buffer_size: Option<u64>,
+    buffers: Option<(u64, u64)>,
+    busy_buffers_size: Option<u64>,
+    request_buffering: Option<bool>,
+    max_temp_file_size: Option<u64>,
+    temp_file_write_size: Option<u64>,
+    temp_path: Option<std::path::PathBuf>,
+    limit_rate: Option<Word>,
+    socket_keepalive: Option<bool>,
+    connect_timeout: Option<Duration>,
+    send_timeout: Option<Duration>,
+    read_timeout: Option<Duration>,
+    next_upstream: Option<NextOn>,
+    next_upstream_tries: Option<u64>,
+    next_upstream_timeout: Option<Duration>,
+}
+
+/// `proxy_http_version`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0, no keepalive.
+    V10,
+    /// HTTP/1.1.
+    V11,
+}
+
+/// The conditions of `proxy_next_upstream`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextOn(pub u16);
+
+impl NextOn {
+    /// Connecting, sending or reading failed.
+    pub const ERROR: Self = Self(1);
+    /// Connecting, sending or reading took too long.
+    pub const TIMEOUT: Self = Self(1 << 1);
+    /// The answer was not HTTP.
+    pub const INVALID_HEADER: Self = Self(1 << 2);
+    /// Also requests that change things, although they were sent already.
+    pub const NON_IDEMPOTENT: Self = Self(1 << 3);
+    /// Status 500.
+    pub const HTTP_500: Self = Self(1 << 4);
+    /// Status 502.
+    pub const HTTP_502: Self = Self(1 << 5);
+    /// Status 503.
+    pub const HTTP_503: Self = Self(1 << 6);
+    /// Status 504.
+    pub const HTTP_504: Self = Self(1 << 7);
+    /// Status 403.
+    pub const HTTP_403: Self = Self(1 << 8);
+    /// Status 404.
+    pub const HTTP_404: Self = Self(1 << 9);
+    /// Status 429.
+    pub const HTTP_429: Self = Self(1 << 10);
+    /// Never.
+    pub const OFF: Self = Self(1 << 15);
+
+    /// Whether one of `other`'s conditions is on.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The condition for a response status; nothing for most.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            500 => Self::HTTP_500,
+            502 => Self::HTTP_502,
+            503 => Self::HTTP_503,
+            504 => Self::HTTP_504,
+            403 => Self::HTTP_403,
+            404 => Self::HTTP_404,
+            429 => Self::HTTP_429,
+            _ => Self(0),
+        }
+    }
+}
+
+/// The compiled `proxy_…` settings of a location. Times in ms, sizes in bytes.
+pub struct Conf {
+    /// Lines of the request that the configuration makes, in order.
+    pub set_headers: Vec<SetHeader>,
+    /// Client fields that are not passed, as far as they have a token.
+    pub skip: TokenSet,
+    /// Client fields that are not passed and have no token; lower case.
+    pub skip_names: Vec<Box<[u8]>>,
+    /// Response fields that are hidden, as far as they have a token.
+    pub hide: TokenSet,
+    /// Response fields that are hidden and have no token; lower case.
+    pub hide_names: Vec<Box<[u8]>>,
+    /// `proxy_pass_header Server`.
+    pub pass_server: bool,
+    /// `proxy_pass_header Date`.
+    pub pass_date: bool,
+    /// `proxy_pass_request_headers`.
+    pub pass_request_headers: bool,
+    /// `proxy_pass_request_body`.
+    pub pass_request_body: bool,
+    /// `proxy_method`.
+    pub method: Option<Template<Exchange>>,
+    /// `proxy_set_body`.
+    pub set_body: Option<Template<Exchange>>,
+    /// `proxy_http_version`.
+    pub http_version: HttpVersion,
+    /// `proxy_redirect` and the cookie directives.
+    pub rewrites: Rewrites,
+    /// `proxy_intercept_errors`.
+    pub intercept_errors: bool,
+    /// `proxy_ignore_client_abort`.
+    pub ignore_client_abort: bool,
+    /// `proxy_ignore_headers`.
+    pub ignore_headers: TokenSet,
+    /// `proxy_bind`: address with optional port, and whether it is `transparent`.
+    pub bind: Option<(Template<Exchange>, bool)>,
+    /// `proxy_buffering`.
+    pub buffering: bool,
+    /// `proxy_buffer_size`.
+    pub buffer_size: usize,
+    /// All `proxy_buffers` together.
+    pub buffers_total: usize,
+    /// `proxy_request_buffering`.
+    pub request_buffering: bool,
+    /// `proxy_max_temp_file_size`.
+    pub max_temp_file_size: u64,
+    /// `proxy_temp_path`.
+    pub temp_path: std::path::PathBuf,
+    /// `proxy_limit_rate`.
+    pub limit_rate: Option<Template<Exchange>>,
+    /// `proxy_socket_keepalive`.
+    pub socket_keepalive: bool,
+    /// `proxy_connect_timeout`.
+    pub connect_timeout_ms: u64,
+    /// `proxy_send_timeout`.
+    pub send_timeout_ms: u64,
+    /// `proxy_read_timeout`.
+    pub read_timeout_ms: u64,
+    /// `proxy_next_upstream`.
+    pub next_upstream: NextOn,
+    /// `proxy_next_upstream_tries`; 0: no limit.
+    pub tries: u32,
+    /// `proxy_next_upstream_timeout`; 0: no limit.
+    pub next_timeout_ms: u64,
+}
+
+/// One line of the request to the upstream.
+pub enum SetHeader {
+    /// Always the same, line end included.
+    Constant(Box<[u8]>),
+    /// `Name: ` and a value; nothing is sent where the value is empty.
+    Variable(Box<[u8]>, Template<Exchange>),
+}
+
+/// The compiled `proxy_pass`.
+pub struct Pass {
+    /// Where to.
+    pub to: To,
+    /// Length of the location's name, which the URI part of `proxy_pass` replaces.
+    pub replaced: usize,
+    /// What `keepalive … local` tells apart: the location.
+    pub tag: u64,
+}
+
+/// Where `proxy_pass` leads.
+pub enum To {
+    /// A group that is known when the configuration is read.
+    Group {
+        /// Its id.
+        group: u32,
+        /// `$proxy_host`.
+        host: Box<[u8]>,
+        /// `$proxy_port`.
+        port: u16,
+        /// The URI part, if there is one.
+        uri: Option<Box<[u8]>>,
+    },
+    /// A URL with variables.
+    Url(Template<Exchange>),
+}
+
+impl Raw {
+    /// Fills what is not written here from the enclosing block. `into_if`: the block is an `if`,
+    /// which also inherits `proxy_pass`.
+    pub fn inherit(&mut self, parent: &Raw, into_if: bool) {
+        if into_if && self.pass.is_none() {
+            self.pass = parent.pass.clone();
+        }
+        self.rewrites.inherit(&parent.rewrites);
+        inherit!(self, parent;
+            set_headers, pass_headers, hide_headers, pass_request_headers, pass_request_body,
+            method, set_body, http_version, intercept_errors, ignore_client_abort,
+            ignore_headers, bind, buffering, buffer_size, buffers, busy_buffers_size,
+            request_buffering, max_temp_file_size, temp_file_write_size, temp_path, limit_rate,
+            socket_keepalive, connect_timeout, send_timeout, read_timeout, next_upstream,
+            next_upstream_tries, next_upstream_timeout);
+    }
+
+    /// The compiled settings.
+    pub fn compile(&self, c: &mut Compiler, scope: &Scope) -> Result<Conf> {
+        let page = 4 << 10;
+        let (number, size) = self.buffers.unwrap_or((8, page));
+        let buffer_size = self.buffer_size.unwrap_or(page);
+        let mut skip = TokenSet::default();
+        let mut skip_names = Vec::new();
+        let set_headers = self.compile_set_headers(c, &mut skip, &mut skip_names)?;
+        let (hide, hide_names) = self.compile_hidden();
+        let passed = |name: &str| {
+            let list = self.pass_headers.iter().flatten();
+            list.into_iter()
+                .any(|w| w.bytes.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        let mut template = |word: &Option<Word>| word.as_ref().map(|w| c.template(w)).transpose();
+        let (method, set_body, limit_rate) = (
+            template(&self.method)?,
+            template(&self.set_body)?,
+            template(&self.limit_rate)?,
+        );
+        let bind = match &self.bind {
+            Some(Some((word, transparent))) => Some((c.template(word)?, *transparent)),
+            _ => None,
+        };
+        Ok(Conf {
+            set_headers,
+            skip,
+            skip_names,
+            hide,
+            hide_names,
+            pass_server: passed("server"),
+            pass_date: passed("date"),
+            pass_request_headers: self.pass_request_headers.unwrap_or(true),
+            pass_request_body: self.pass_request_body.unwrap_or(true),
+            method,
+            set_body,
+            http_version: self.http_version.unwrap_or(HttpVersion::V11),
+            rewrites: self.rewrites.compile(c, scope)?,
+            intercept_errors: self.intercept_errors.unwrap_or(false),
+            ignore_client_abort: self.ignore_client_abort.unwrap_or(false),
+            ignore_headers: self.ignore_headers.unwrap_or_default(),
+            bind,
+            buffering: self.buffering.unwrap_or(true),
+            buffer_size: buffer_size as usize,
+            buffers_total: (number * size) as usize,
+            request_buffering: self.request_buffering.unwrap_or(true),
+            max_temp_file_size: self.max_temp_file_size.unwrap_or(1 << 30),
+            temp_path: match &self.temp_path {
+                Some(path) => path.clone(),
+                None => c.reader.prefix().join("proxy_temp"),
+            },
+            limit_rate,
+            socket_keepalive: self.socket_keepalive.unwrap_or(false),
+            connect_timeout_ms: ms(self.connect_timeout, 60_000),
+            send_timeout_ms: ms(self.send_timeout, 60_000),
+            read_timeout_ms: ms(self.read_timeout, 60_000),
+            next_upstream: self
+                .next_upstream
+                .unwrap_or(NextOn(NextOn::ERROR.0 | NextOn::TIMEOUT.0)),
+            tries: self
+                .next_upstream_tries
+                .unwrap_or(0)
+                .min(u64::from(u32::MAX)) as u32,
+            next_timeout_ms: ms(self.next_upstream_timeout, 0),
+        })
+    }
+
+    /// The lines that the configuration makes. What they set, and what never crosses a proxy, is
+    /// collected in `skip`: client fields of these names are not passed.
+    fn compile_set_headers(
+        &self,
+        c: &mut Compiler,
+        skip: &mut TokenSet,
+        skip_names: &mut Vec<Box<[u8]>>,
+    ) -> Result<Vec<SetHeader>> {
+        for token in [
+            Token::Host,
+            Token::Connection,
+            Token::ContentLength,
+            Token::TransferEncoding,
+            Token::Te,
+            Token::KeepAlive,
+            Token::Expect,
+            Token::Upgrade,
+            Token::ProxyConnection,
+        ] {
+            skip.insert(token);
+        }
+        let mut lines = Vec::new();
+        let written = self.set_headers.as_deref().unwrap_or(&[]);
+        let is_set = |name: &str| {
+            written
+                .iter()
+                .any(|(n, _)| n.bytes.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        if !is_set("host") {
+            let nowhere = Span {
+                file: 0,
+                line: 0,
+                column: 0,
+            };
+            let value = c.template(&Word::new("$proxy_host", nowhere))?;
+            lines.push(SetHeader::Variable(b"Host: ".as_slice().into(), value));
+        }
+        for (name, value) in written {
+            let token = Token::from_name(&name.bytes);
+            if token == Token::Other {
+                skip_names.push(name.bytes.to_ascii_lowercase().into());
+            } else {
+                skip.insert(token);
+            }
+            let mut prefix = name.bytes.to_vec();
+            prefix.extend_from_slice(b": ");
+            let template = c.template(value)?;
+            match template.as_constant() {
+                Some(b"") => {}
+                Some(text) => {
+                    prefix.extend_from_slice(text);
+                    prefix.extend_from_slice(b"\r\n");
+                    lines.push(SetHeader::Constant(prefix.into()));
+                }
+                None => lines.push(SetHeader::Variable(prefix.into(), template)),
+            }
+        }
+        if self.http_version == Some(HttpVersion::V10) && !is_set("connection") {
+            lines.push(SetHeader::Constant(
+                b"Connection: close\r\n".as_slice().into(),
+            ));
+        }
+        Ok(lines)
+    }
+
+    fn compile_hidden(&self) -> (TokenSet, Vec<Box<[u8]>>) {
+        let mut hide = TokenSet::default();
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        let defaults = [
+            "Date",
+            "Server",
+            "X-Pad",
+            "X-Accel-Expires",
+            "X-Accel-Redirect",
+            "X-Accel-Limit-Rate",
+            "X-Accel-Buffering",
+            "X-Accel-Charset",
+        ];
+        let is_passed = |name: &[u8]| {
+            self.pass_headers
+                .iter()
+                .flatten()
+                .any(|w| w.bytes.eq_ignore_ascii_case(name))
+        };
+        let written = self.hide_headers.iter().flatten().map(|w| &*w.bytes);
+        let defaults = defaults
+            .iter()
+            .map(|d| d.as_bytes())
+            .filter(|d| !is_passed(d));
+        for name in defaults.chain(written) {
+            match Token::from_name(name) {
+                Token::Other => names.push(name.to_ascii_lowercase().into()),
+                token => hide.insert(token),
+            }
+        }
+        (hide, names)
+    }
+}
+
+/// Turns the argument of `proxy_pass` into where it leads.
+///
+/// # Errors
+/// As nginx: an invalid URL, a URI part where none may stand, a host that is not found.
+pub fn compile_pass(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> Result<Pass> {
+    let text = word.text();
+    let replaced = scope.place.name.as_ref().map_or(0, |n| n.bytes.len());
+    if text.contains('$') {
+        let to = To::Url(c.template(word)?);
+        return Ok(Pass { to, replaced, tag });
+    }
+    let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
+    let may_replace = matches!(
+        scope.place.kind,
+        Some(LocationKind::Prefix | LocationKind::Exact)
+    );
+    if url.uri.is_some() && !may_replace {
+        return Err(ConfigError::at(
+            word.span,
+            "\"proxy_pass\" cannot have URI part in location given by regular expression, \
+             or inside named location, or inside \"if\" statement, or inside \"limit_except\" block",
+        ));
+    }
+    let group = match c.group(url.host) {
+        Some(group) => group,
+        None => implicit_group(&url, word, c)?,
+    };
+    let to = To::Group {
+        group,
+        host: url.proxy_host().into(),
+        port: url.port.unwrap_or(80),
+        uri: url.uri.map(Into::into),
+    };
+    Ok(Pass { to, replaced, tag })
+}
+
+fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {
+    let name = url.peer_name();
+    if let Some(group) = c.group(name.as_bytes()) {
+        return Ok(group);
+    }
+    let addrs = match url.unix {
+        Some(path) => vec![PeerAddr::from(std::path::PathBuf::from(path))],
+        None => Target::parse(&name, 80)
+            .and_then(|target| target.look_up())
+            .map_err(|what| {
+                let host = String::from_utf8_lossy(url.host);
+                ConfigError::at(word.span, format!("{what} in upstream \"{host}\""))
+            })?,
+    };
+    Ok(c.add_implicit_group(&name, addrs))
+}
+
+/// A URL of `proxy_pass`, taken apart.
+pub struct Url<'a> {
+    /// Host name or address; an IPv6 address in brackets; empty for unix sockets.
+    pub host: &'a [u8],
+    /// The port, if one is written.
+    pub port: Option<u16>,
+    /// Path of the unix socket.
+    pub unix: Option<&'a str>,
+    /// What follows the authority, if anything does.
+    pub uri: Option<&'a [u8]>,
+}
+
+impl<'a> Url<'a> {
+    /// Takes a URL apart. The error is nginx's wording.
+    pub fn parse(text: &'a [u8]) -> std::result::Result<Url<'a>, String> {
+        let shown = || String::from_utf8_lossy(text).into_owned();
+        let scheme =
+            |s: &str| text.len() >= s.len() && text[..s.len()].eq_ignore_ascii_case(s.as_bytes());
+        if scheme("https://") {
+            return Err(
+                "\"proxy_pass\" to https:// of nginx is not implemented by ringway yet".into(),
+            );
+        }
+        if !scheme("http://") {
+            return Err("invalid URL prefix".into());
+        }
+        let rest = &text[7..];
+        if let Some(path) = rest.strip_prefix(b"unix:") {
+            let end = memchr::memchr(b':', path).unwrap_or(path.len());
+            let unix = std::str::from_utf8(&path[..end]).map_err(|_| "invalid path".to_string())?;
+            if unix.is_empty() {
+                return Err(format!(
+                    "no path in the unix domain socket in upstream \"{}\"",
+                    shown()
+                ));
+            }
+            let uri = path.get(end + 1..).filter(|u| !u.is_empty());
+            return Ok(Url {
+                host: b"",
+                port: None,
+                unix: Some(unix),
+                uri,
+            });
+        }
+        let end = rest
+            .iter()
+            .position(|b| matches!(b, b'/' | b'?'))
+            .unwrap_or(rest.len());
+        let (authority, uri) = rest.split_at(end);
+        let colon = match memchr::memrchr(b']', authority) {
+            Some(bracket) => (authority.get(bracket + 1) == Some(&b':')).then_some(bracket + 1),
+            None => memchr::memrchr(b':', authority),
+        };
+        let (host, port) = match colon {
+            Some(at) => (&authority[..at], Some(&authority[at + 1..])),
+            None => (authority, None),
+        };
+        if host.is_empty() {
+            return Err(format!(
+                "no host in upstream \"{}\"",
+                String::from_utf8_lossy(rest)
+            ));
+        }
+        let port = match port {
+            None => None,
+            Some(port) => {
+                let parsed = std::str::from_utf8(port)
+                    .ok()
+                    .and_then(|p| p.parse::<u16>().ok());
+                let invalid = || {
+                    format!(
+                        "invalid port in upstream \"{}\"",
+                        String::from_utf8_lossy(rest)
+                    )
+                };
+                Some(parsed.filter(|p| *p > 0).ok_or_else(invalid)?)
+            }
+        };
+        Ok(Url {
+            host,
+            port,
+            unix: None,
+            uri: (!uri.is_empty()).then_some(uri),
+        })
+    }
+
+    /// `$proxy_host`: as written, without a default port.
+    pub fn proxy_host(&self) -> Vec<u8> {
+        match (self.unix, self.port) {
+            (Some(_), _) => b"localhost".to_vec(),
+            (None, Some(port)) if port != 80 => {
+                let mut host = self.host.to_vec();
+                host.extend_from_slice(format!(":{port}").as_bytes());
+                host
+            }
+            _ => self.host.to_vec(),
+        }
+    }
+
+    /// The name of the only peer: `host:port` or `unix:path`.
+    pub fn peer_name(&self) -> String {
+        match self.unix {
+            Some(path) => format!("unix:{path}"),
+            None => format!(
+                "{}:{}",
+                String::from_utf8_lossy(self.host),
+                self.port.unwrap_or(80)
+            ),
+        }
+    }
+}
+
+fn set_pass(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    if s.proxy.pass.is_some() {
+        return Err(value::duplicate(node));
+    }
+    s.proxy.pass = Some(node.args()[0].clone());
+    Ok(())
+}
+
+fn set_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let pair = (node.args()[0].clone(), node.args()[1].clone());
+    s.proxy.set_headers.get_or_insert_default().push(pair);
+    Ok(())
+}
+
+fn pass_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    s.proxy
+        .pass_headers
+        .get_or_insert_default()
+        .push(node.args()[0].clone());
+    Ok(())
+}
+
+fn hide_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    s.proxy
+        .hide_headers
+        .get_or_insert_default()
+        .push(node.args()[0].clone());
+    Ok(())
+}
+
+fn set_http_version(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let version = match &*node.args()[0].bytes {
+        b"1.0" => HttpVersion::V10,
+        b"1.1" => HttpVersion::V11,
+        b"2" => {
+            return Err(ConfigError::at(
+                node.args()[0].span,
+                "\"proxy_http_version 2\" of nginx is not implemented by ringway yet",
+            ));
+        }
+        _ => return Err(value::invalid_word(&node.args()[0], node)),
+    };
+    value::once(&mut s.proxy.http_version, version, node)
+}
+
+fn ignore_headers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    const NAMES: &[&str] = &[
+        "X-Accel-Redirect",
+        "X-Accel-Expires",
+        "X-Accel-Limit-Rate",
+        "X-Accel-Buffering",
+        "X-Accel-Charset",
+        "Expires",
+        "Cache-Control",
+        "Set-Cookie",
+        "Vary",
+    ];
+    let mut set = TokenSet::default();
+    for word in node.args() {
+        if !NAMES
+            .iter()
+            .any(|n| word.bytes.eq_ignore_ascii_case(n.as_bytes()))
+        {
+            return Err(value::invalid_word(word, node));
+        }
+        set.insert(Token::from_name(&word.bytes));
+    }
+    value::once(&mut s.proxy.ignore_headers, set, node)
+}
+
+fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let transparent = match node.args().get(1) {
+        None => false,
+        Some(word) if word.is("transparent") => true,
+        Some(word) => {
+            let message = format!("invalid parameter \"{}\"", word.text());
+            return Err(ConfigError::at(word.span, message));
+        }
+    };
+    let word = &node.args()[0];
+    let bind = (!word.is("off")).then(|| (word.clone(), transparent));
+    value::once(&mut s.proxy.bind, bind, node)
+}
+
+fn set_buffers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let (number, size) = (
+        value::number(&node.args()[0])?,
+        value::size(&node.args()[1])?,
+    );
+    if number < 2 {
+        return Err(ConfigError::at(
+            node.span(),
+            "there must be at least 2 \"proxy_buffers\"",
+        ));
+    }
+    value::once(&mut s.proxy.buffers, (number, size), node)
+}
+
+fn set_temp_path(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let path = reader.path(&node.args()[0]);
+    value::once(&mut s.proxy.temp_path, path, node)
+}
+
+fn set_next_upstream(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let mut set = NextOn(0);
+    for word in node.args() {
+        match NEXT_UPSTREAM.iter().find(|(name, _)| word.is(name)) {
+            Some((_, condition)) => set.0 |= condition.0,
+            None => return Err(value::invalid_word(word, node)),
+        }
+    }
+    if set.has(NextOn::OFF) {
+        set = NextOn::OFF;
+    }
+    value::once(&mut s.proxy.next_upstream, set, node)
+}

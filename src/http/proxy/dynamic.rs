@@ -1,0 +1,76 @@
+//! `proxy_pass` with variables: where a URL leads that is only known when the request is there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::http::exchange::Exchange;
+use crate::observe::Level;
+use crate::upstream::{Group, Keepalive, PeerAddr, Registry, implicit};
+use crate::vars::Template;
+
+use super::conf::Url;
+
+/// Finds the group for the URL that the template gives: an `upstream {}` of that name, an
+/// address, or a name that the resolver knows. The error is the status for the client.
+pub async fn find(ex: &mut Exchange, template: &Template<Exchange>) -> Result<Arc<Group>, u16> {
+    let mut text = Vec::new();
+    template.eval(ex, &mut text);
+    let url = match Url::parse(&text) {
+        Ok(url) => url,
+        Err(error) => {
+            let shown = String::from_utf8_lossy(&text);
+            ex.log(Level::Error, format_args!("{error} in \"{shown}\""));
+            return Err(500);
+        }
+    };
+    ex.proxy_host = url.proxy_host();
+    ex.proxy_port = url.port.unwrap_or(80);
+    if let Some(uri) = url.uri {
+        if !uri.starts_with(b"/") {
+            ex.proxy_uri.push(b'/');
+        }
+        ex.proxy_uri.extend_from_slice(uri);
+    }
+    let name = url.peer_name();
+    if let Some(path) = url.unix {
+        let addr = PeerAddr::from(PathBuf::from(path));
+        let group = implicit::group(Registry::global(), &name, vec![addr], Keepalive::DEFAULT);
+        return Ok(Arc::new(group));
+    }
+    if let Some(at) = ex.generation.http.group_named(url.host) {
+        ex.group = at;
+        return Ok(Arc::clone(&ex.generation.http.groups[at as usize].group));
+    }
+    let host = String::from_utf8_lossy(url.host).to_ascii_lowercase();
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(&host);
+    let ips = match bare.parse() {
+        Ok(ip) => Arc::new([ip]),
+        Err(_) => resolve(ex, bare).await?,
+    };
+    Ok(ex
+        .local
+        .dynamic
+        .borrow_mut()
+        .group(&name, &ips, ex.proxy_port))
+}
+
+async fn resolve(ex: &Exchange, host: &str) -> Result<Arc<[std::net::IpAddr]>, u16> {
+    let generation = ex.generation();
+    let Some(resolver) = &generation.location(ex.location).core.resolver else {
+        ex.log(
+            Level::Error,
+            format_args!("no resolver defined to resolve {host}"),
+        );
+        return Err(502);
+    };
+    resolver.resolve(host).await.map_err(|error| {
+        ex.log(
+            Level::Error,
+            format_args!("{host} could not be resolved ({error})"),
+        );
+        502
+    })
+}

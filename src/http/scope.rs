@@ -1,0 +1,348 @@
+//! Blocks of the configuration while they are read, and their way to the compiled form.
+//!
+//! Reading stores what is written, in a [`Scope`] per block. When the whole file is read,
+//! [`compile`] lets each scope inherit from its parent (nginx's merge) and turns names into
+//! what they mean: variables, upstream groups, regexes. So a definition may follow its use.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::{Contexts, Node, Reader, Result, Row, Word};
+use crate::upstream::{Keepalive, PeerAddr, Registry, UpstreamRaw, implicit};
+use crate::vars::{Pattern, Template, Variables};
+
+use super::conf::{
+    Content, HttpConf, HttpGroup, Location, LocationKind, LocationTree, Prefix, RegexLocation,
+    Server,
+};
+use super::exchange::Exchange;
+use super::modules::{
+    access, core, error_page, gzip, headers, later, log, map, resolver, rewrite, server, statics,
+    upstream,
+};
+use super::proxy;
+
+/// One `http`, `server`, `location` or `if` block as it was read.
+#[derive(Default)]
+pub struct Scope {
+    /// Directives of the core module.
+    pub core: core::Raw,
+    /// `resolver`, `resolver_timeout`.
+    pub resolver: resolver::Raw,
+    /// `error_page`.
+    pub error_page: error_page::Raw,
+    /// `add_header`.
+    pub headers: headers::Raw,
+    /// `allow`, `deny`.
+    pub access: access::Raw,
+    /// `access_log`.
+    pub log: log::Raw,
+    /// `gzip` and friends.
+    pub gzip: gzip::Raw,
+    /// `set`, `if`, `rewrite`, `return`, `break`; never inherited.
+    pub rewrite: rewrite::Raw,
+    /// The `proxy_…` directives.
+    pub proxy: proxy::conf::Raw,
+    /// `root` and friends.
+    pub statics: statics::Raw,
+    /// What only `server {}` has.
+    pub server: server::Raw,
+    /// What the block is, and where it stands.
+    pub place: Place,
+    /// Locations and `if` blocks inside this one, in the order of the file.
+    pub children: Vec<Scope>,
+    /// What only `http {}` has.
+    pub http: HttpRaw,
+}
+
+/// What only `http {}` has.
+#[derive(Default)]
+pub struct HttpRaw {
+    /// `upstream` blocks.
+    pub upstreams: Vec<UpstreamRaw>,
+    /// `map`, `geo`, `split_clients` blocks, compiled when all variables are known.
+    pub maps: Vec<Node>,
+    /// `log_format`s.
+    pub formats: Vec<log::RawFormat>,
+}
+
+/// What a location-like block is.
+#[derive(Default)]
+pub struct Place {
+    /// `None` for `http {}`.
+    pub kind: Option<LocationKind>,
+    /// Modifier of a location: `=`, `^~`, `~`, `~*`, or empty.
+    pub modifier: &'static str,
+    /// Name or pattern.
+    pub name: Option<Word>,
+}
+
+/// Every table of directives that may stand in `http`, `server`, `location` and `if`.
+pub fn tables() -> [&'static [Row<Scope>]; 15] {
+    [
+        core::ROWS,
+        server::ROWS,
+        error_page::ROWS,
+        headers::ROWS,
+        access::ROWS,
+        log::ROWS,
+        gzip::ROWS,
+        rewrite::ROWS,
+        proxy::conf::ROWS,
+        statics::ROWS,
+        map::ROWS,
+        map::NOTICES,
+        resolver::ROWS,
+        upstream::ROWS,
+        later::ROWS,
+    ]
+}
+
+/// Reads the content of one block into `scope`.
+pub fn read_block(
+    reader: &mut Reader,
+    node: &Node,
+    context: Contexts,
+    scope: &mut Scope,
+) -> Result<()> {
+    reader.read_block(node.children(), &tables(), context, scope)
+}
+
+/// What the compile phase looks things up in.
+pub struct Compiler<'r, 'a> {
+    /// For warnings and paths.
+    pub reader: &'r mut Reader<'a>,
+    /// All variables there are.
+    pub vars: Variables<Exchange>,
+    /// Groups by name; implicit ones as `host:port`.
+    group_ids: HashMap<Vec<u8>, u32>,
+    groups: Vec<HttpGroup>,
+    servers: Vec<Server>,
+    locations: Vec<Location>,
+    /// `log_format`s by name.
+    pub formats: log::Formats,
+    /// The resolvers in use, so that equal ones share a cache.
+    pub resolvers: resolver::Table,
+    /// Main-context `error_log`, which `http {}` inherits.
+    pub error_log: crate::observe::ErrorLog,
+}
+
+/// Turns the `http {}` block into its compiled form.
+///
+/// # Errors
+/// The first name that means nothing, or combination that nginx refuses, with its place.
+pub fn compile(
+    reader: &mut Reader,
+    mut http: Scope,
+    error_log: crate::observe::ErrorLog,
+) -> Result<HttpConf> {
+    let vars = Variables::new(&super::variables::TABLES);
+    let mut c = Compiler {
+        reader,
+        vars,
+        group_ids: HashMap::new(),
+        groups: Vec::new(),
+        servers: Vec::new(),
+        locations: Vec::new(),
+        formats: log::Formats::default(),
+        resolvers: resolver::Table::default(),
+        error_log,
+    };
+    for node in std::mem::take(&mut http.http.maps) {
+        crate::vars::define(&node, &mut c.vars)?;
+    }
+    c.formats = log::Formats::compile(std::mem::take(&mut http.http.formats), &mut c)?;
+    for raw in std::mem::take(&mut http.http.upstreams) {
+        c.add_group(&http, &raw)?;
+    }
+    http.core.finish_root();
+    let mut servers = std::mem::take(&mut http.children);
+    for scope in &mut servers {
+        scope.inherit(&http);
+        let id = c.servers.len() as u32;
+        let name = scope.server.first_name();
+        let client = scope.core.compile_client();
+        let root = c.compile_location(scope)?;
+        let named = c.named_of(root);
+        debug_assert_eq!(id, c.servers.len() as u32);
+        c.servers.push(Server {
+            name,
+            root,
+            client,
+            named,
+        });
+    }
+    let listens = server::compile_listens(&mut c, &servers)?;
+    c.vars.finish()?;
+    Ok(HttpConf {
+        listens,
+        servers: c.servers,
+        locations: c.locations,
+        groups: c.groups,
+    })
+}
+
+impl Scope {
+    /// An empty block of this kind.
+    pub fn new(kind: LocationKind) -> Self {
+        Scope {
+            place: Place {
+                kind: Some(kind),
+                ..Place::default()
+            },
+            ..Scope::default()
+        }
+    }
+
+    fn inherit(&mut self, parent: &Scope) {
+        self.core.inherit(&parent.core);
+        self.resolver.inherit(&parent.resolver);
+        self.error_page.inherit(&parent.error_page);
+        self.headers.inherit(&parent.headers);
+        self.access.inherit(&parent.access);
+        self.log.inherit(&parent.log);
+        self.gzip.inherit(&parent.gzip);
+        self.proxy
+            .inherit(&parent.proxy, self.place.kind == Some(LocationKind::If));
+        self.statics.inherit(&parent.statics);
+    }
+}
+
+impl Compiler<'_, '_> {
+    /// Compiles a value with variables.
+    pub fn template(&mut self, word: &Word) -> Result<Template<Exchange>> {
+        Template::compile(word, &mut self.vars)
+    }
+
+    /// Compiles a regex; its named groups become variables.
+    pub fn pattern(&mut self, word: &Word, source: &[u8], caseless: bool) -> Result<Pattern> {
+        Pattern::compile(source, caseless, word.span, &mut self.vars)
+    }
+
+    /// The index of a group by its name, for implicit ones `host:port`.
+    pub fn group(&self, name: &[u8]) -> Option<u32> {
+        self.group_ids.get(&name.to_ascii_lowercase()).copied()
+    }
+
+    fn add_group(&mut self, http: &Scope, raw: &UpstreamRaw) -> Result<()> {
+        let resolver = http.resolver.compile(self)?;
+        let upstream = raw.compile(Registry::global(), resolver.as_ref())?;
+        let key = upstream
+            .hash_key
+            .as_ref()
+            .map(|w| self.template(w))
+            .transpose()?;
+        let name = raw.name.bytes.clone();
+        self.group_ids
+            .insert(name.to_ascii_lowercase(), self.groups.len() as u32);
+        self.groups.push(HttpGroup {
+            name: Some(name),
+            group: Arc::clone(&upstream.group),
+            key,
+            upstream: Some(upstream),
+        });
+        Ok(())
+    }
+
+    /// Adds the group of an address that `proxy_pass` names, and returns its index.
+    pub fn add_implicit_group(&mut self, name: &str, addrs: Vec<PeerAddr>) -> u32 {
+        let group = implicit::group(Registry::global(), name, addrs, Keepalive::DEFAULT);
+        let at = self.groups.len() as u32;
+        self.group_ids
+            .insert(name.as_bytes().to_ascii_lowercase(), at);
+        self.groups.push(HttpGroup {
+            name: None,
+            group: Arc::new(group),
+            key: None,
+            upstream: None,
+        });
+        at
+    }
+
+    /// Compiles `scope`, whose inheritance is settled, and all that is inside it.
+    fn compile_location(&mut self, scope: &mut Scope) -> Result<u32> {
+        let mut nested = LocationTree::default();
+        let mut children = std::mem::take(&mut scope.children);
+        let mut ids = Vec::with_capacity(children.len());
+        for child in &mut children {
+            child.inherit(scope);
+            let id = self.compile_location(child)?;
+            ids.push(id);
+            self.add_to_tree(&mut nested, child, id)?;
+        }
+        scope.children = children;
+        nested.finish();
+        let content = match self.compile_content(scope)? {
+            Some(pass) => Content::Proxy(pass),
+            None => Content::Static,
+        };
+        let location = Location {
+            name: scope
+                .place
+                .name
+                .as_ref()
+                .map(|w| w.bytes.clone())
+                .unwrap_or_default(),
+            kind: scope.place.kind.unwrap_or(LocationKind::ServerRoot),
+            nested,
+            core: scope.core.compile(self, &scope.resolver)?,
+            error_page: scope.error_page.compile(self)?,
+            headers: scope.headers.compile(self)?,
+            access: scope.access.compile(),
+            log: scope.log.compile(self)?,
+            gzip: scope.gzip.compile(self)?,
+            rewrite: scope.rewrite.compile(self, &ids)?,
+            proxy: scope.proxy.compile(self, scope)?,
+            statics: scope.statics.compile(self)?,
+            content,
+        };
+        self.locations.push(location);
+        Ok(self.locations.len() as u32 - 1)
+    }
+
+    fn compile_content(&mut self, scope: &Scope) -> Result<Option<proxy::Pass>> {
+        match &scope.proxy.pass {
+            Some(pass) => {
+                let tag = self.locations.len() as u64;
+                proxy::conf::compile_pass(pass, scope, self, tag).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn add_to_tree(&mut self, tree: &mut LocationTree, child: &Scope, id: u32) -> Result<()> {
+        let Some(word) = &child.place.name else {
+            return Ok(());
+        };
+        let name = word.bytes.clone();
+        match child.place.kind {
+            Some(LocationKind::Exact) => tree.exact.push((name, id)),
+            Some(LocationKind::Prefix) => tree.prefixes.push(Prefix {
+                auto_redirect: name.ends_with(b"/") && child.proxy.pass.is_some(),
+                name,
+                parent: None,
+                no_regex: child.place.modifier == "^~",
+                location: id,
+            }),
+            Some(LocationKind::Regex) => {
+                let caseless = child.place.modifier == "~*";
+                let pattern = self.pattern(word, &word.bytes, caseless)?;
+                tree.regexes.push(RegexLocation {
+                    pattern,
+                    location: id,
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The named locations of the server just compiled: its part of the arena ends at its root.
+    fn named_of(&self, root: u32) -> Vec<(Box<[u8]>, u32)> {
+        let first = self.servers.last().map_or(0, |s| s.root + 1);
+        (first..root)
+            .filter(|id| self.locations[*id as usize].kind == LocationKind::Named)
+            .map(|id| (self.locations[id as usize].name.clone(), id))
+            .collect()
+    }
+}
