@@ -1,7 +1,9 @@
 //! ringway, an L4/L7 reverse proxy on io_uring. The layers are listed in `docs/architecture.md`.
 
 pub mod base;
+pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod gateway;
 pub mod http;
 pub mod master;

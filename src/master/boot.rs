@@ -15,7 +15,7 @@ use super::listeners::Listeners;
 use super::pid::PidFile;
 use super::upgrade::{self, Invocation};
 use super::{Start, privileges, signals};
-use crate::gateway::{Gateway, Report};
+use crate::gateway::{Gateway, LoadError, Report};
 use crate::observe::{self, Level, os_error, writer};
 use crate::{log_process, ring};
 
@@ -101,17 +101,29 @@ fn load(start: &Start) -> Result<Gateway, Failed> {
             Ok(gateway)
         }
         Err(error) => {
-            // The log has nginx's line, the person at the terminal the source line too.
-            observe::error_log::echo_to_stderr(false);
-            log_process!(Level::Emerg, "{}", error.message);
-            eprintln!("ringway: {}", error.text);
+            tell_load_error(&error);
             Err(Failed)
         }
     }
 }
 
+/// Tells why a configuration cannot be used: the log gets nginx's line, the person at the terminal
+/// the source line too.
+pub fn tell_load_error(error: &LoadError) {
+    let log = observe::log();
+    if log.reaches_stderr() {
+        log_process!(Level::Emerg, "{}", error.message);
+        let details = error.text.lines().skip(1);
+        details.for_each(|line| eprintln!("{line}"));
+        return;
+    }
+    observe::error_log::echo_to_stderr(false);
+    log_process!(Level::Emerg, "{}", error.message);
+    eprintln!("ringway: {}", error.text);
+}
+
 /// Logs what is probably not meant.
-pub(super) fn tell_warnings(report: &Report) {
+pub fn tell_warnings(report: &Report) {
     for warning in &report.warnings {
         let line = warning.render(&report.sources);
         log_process!(Level::Warn, "{}", line.trim_start_matches("[warn] "));

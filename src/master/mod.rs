@@ -23,7 +23,7 @@ use crate::base::listen::WorkerSocket;
 use crate::gateway::{Gateway, LoadError, LoadOptions, Report};
 use crate::worker::control::{Event, WorkerHandle};
 
-pub use boot::run;
+pub use boot::{run, tell_load_error, tell_warnings};
 pub use listeners::{BindFailed, Listeners};
 pub use pid::read as read_pid;
 pub use signals::by_name as signal_by_name;

@@ -183,6 +183,11 @@ impl ErrorLog {
         level <= self.level
     }
 
+    /// Whether some target is the standard error stream.
+    pub fn reaches_stderr(&self) -> bool {
+        self.targets.iter().any(|target| target.sink.is_stderr())
+    }
+
     /// Writes one line to every target that takes `level`. Use through [`log_at!`](crate::log_at).
     #[cold]
     pub fn log(&self, level: Level, message: fmt::Arguments<'_>, context: Option<&dyn Context>) {
