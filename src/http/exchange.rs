@@ -21,6 +21,7 @@ use super::h1::framing::Framing;
 use super::h1::head::{Field, Fields, RequestHead, ResponseHead};
 use super::local::Local;
 use super::message::{Method, Range32};
+use super::modules::gzip;
 use super::token::Token;
 
 /// The configuration that one request works with, as one worker holds it.
@@ -210,6 +211,8 @@ pub struct Response {
     pub error_page_applied: bool,
     /// The status that `error_page` decided on, whatever its target answers with.
     pub status_override: Option<u16>,
+    /// What compression made of the body.
+    pub gzip: Option<gzip::Totals>,
 }
 
 impl Response {
@@ -415,6 +418,7 @@ impl Exchange {
         self.response.limit_rate = 0;
         self.response.error_page_applied = false;
         self.response.status_override = None;
+        self.response.gzip = None;
         self.upstream.clear();
         self.proxy_host.clear();
         self.keepalive = false;

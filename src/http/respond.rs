@@ -61,7 +61,6 @@ pub struct Output {
     out: Vec<u8>,
     framing: Framing,
     filter: Option<Box<gzip::Stream>>,
-    filtered: Vec<u8>,
     send_timeout_ms: u64,
     rate: Option<super::rate::Limit>,
 }
@@ -100,8 +99,8 @@ impl Output {
             ex.response.reason = None;
         }
         let bodiless = ex.request.is_head() || matches!(ex.response.status, 204 | 304);
-        let filter = gzip::header_filter(ex, &location.gzip, bodiless);
         headers::add(ex, &location.headers);
+        let filter = gzip::header_filter(ex, &location.gzip, bodiless);
         let framing = choose_framing(ex, bodiless, location.core.chunked_transfer_encoding);
         if framing == Framing::Close {
             ex.keepalive = false;
@@ -113,7 +112,6 @@ impl Output {
             out: Vec::new(),
             framing,
             filter,
-            filtered: Vec::new(),
             send_timeout_ms: location.core.send_timeout_ms,
             rate: super::rate::Limit::of(ex),
         }
@@ -141,11 +139,10 @@ impl Output {
         match &mut self.filter {
             None => self.frame(ex, data),
             Some(filter) => {
-                let mut filtered = std::mem::take(&mut self.filtered);
-                filtered.clear();
+                let mut filtered = ex.store.lend();
                 filter.write(data, &mut filtered);
                 self.frame(ex, &filtered);
-                self.filtered = filtered;
+                ex.store.give_back(filtered);
             }
         }
     }
@@ -189,11 +186,10 @@ impl Output {
     /// Makes the filters give out what they hold back, for a source that has paused.
     pub fn flush_filters(&mut self, ex: &mut Exchange) {
         if let Some(filter) = &mut self.filter {
-            let mut filtered = std::mem::take(&mut self.filtered);
-            filtered.clear();
+            let mut filtered = ex.store.lend();
             filter.flush(&mut filtered);
             self.frame(ex, &filtered);
-            self.filtered = filtered;
+            ex.store.give_back(filtered);
         }
     }
 
@@ -264,10 +260,10 @@ impl Output {
         complete: bool,
     ) -> Finish {
         if complete && let Some(filter) = self.filter.take() {
-            let mut filtered = std::mem::take(&mut self.filtered);
-            filtered.clear();
-            filter.finish(&mut filtered);
+            let mut filtered = ex.store.lend();
+            ex.response.gzip = Some(filter.finish(&mut filtered));
             self.frame(ex, &filtered);
+            ex.store.give_back(filtered);
         }
         let whole = complete && !matches!(self.framing, Framing::Length(1..));
         if whole && self.framing == Framing::Chunked {

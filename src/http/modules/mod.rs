@@ -8,6 +8,7 @@ pub mod headers;
 pub mod later;
 pub mod log;
 pub mod map;
+pub mod mime_set;
 pub mod resolver;
 pub mod rewrite;
 pub mod server;
