@@ -460,6 +460,33 @@ fn a_client_that_does_not_read_is_dropped() {
 }
 
 #[test]
+fn a_late_client_may_be_reset() {
+    let b = Backend::http(|_| ok(vec![b'x'; 20_000_000]));
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%% sndbuf=8k;
+            send_timeout 300ms;
+            reset_timedout_connection on;
+            location / { proxy_pass http://127.0.0.1:%%B0%%; }
+        }
+    "#,
+        &[&b],
+    );
+    let mut c = s.connect();
+    socket2::SockRef::from(c.tcp())
+        .set_recv_buffer_size(4096)
+        .unwrap();
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    s.wait_for_text(
+        "error.log",
+        "client timed out (110: Connection timed out) while ",
+    );
+    // A reset throws away what was queued, so that sending fails sooner or later.
+    wait_for("the reset", || c.try_send(b"x").is_err());
+}
+
+#[test]
 fn head_has_the_length_and_no_body() {
     let b = Backend::http(|req| {
         let body = if req.method == "HEAD" { "" } else { "12345" };

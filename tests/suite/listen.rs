@@ -244,3 +244,24 @@ fn defaults_of_listen() {
         "{text}"
     );
 }
+
+#[test]
+fn worker_connections_are_a_limit() {
+    let conf = r#"
+        events { worker_connections 16; }
+        http { %%HTTP%% server { listen 127.0.0.1:%%P0%%; location / { return 200 x; } } }
+    "#;
+    let mut s = full(conf, &[]);
+    s.expect_alerts();
+    assert_eq!(s.get("/").status, 200);
+    let many: Vec<Conn> = (0..40).map(|_| s.connect()).collect();
+    s.wait_for_text("error.log", "16 worker_connections are not enough");
+    drop(many);
+    // Once they are gone there is room again.
+    wait_for("an answer", || {
+        let mut c = s.connect();
+        c.set_read_timeout(std::time::Duration::from_secs(1));
+        let sent = c.try_send(GET.as_bytes());
+        sent.is_ok() && c.try_response("GET").is_ok_and(|r| r.status == 200)
+    });
+}

@@ -88,7 +88,7 @@ fn one_application_server_is_switched_off_under_load() {
     assert_eq!(s.get_with("/", HOST).text(), "a");
     s.wait_for_text(
         "error.log",
-        " while connecting to upstream, client: 127.0.0.1, server: loadbalance.dumbways.xyz",
+        " upstream, client: 127.0.0.1, server: loadbalance.dumbways.xyz",
     );
 }
 
