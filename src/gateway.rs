@@ -156,6 +156,7 @@ fn read_http(reader: &mut Reader<'_>, main: &mut MainScope, node: &Node) -> Resu
     }
     let mut http = Scope::default();
     scope::read_block(reader, node, Contexts::HTTP, &mut http)?;
+    http.log.finish_root(reader, node);
     main.http = Some(http);
     Ok(())
 }

@@ -151,7 +151,7 @@ pub fn compile(
     for node in std::mem::take(&mut http.http.maps) {
         crate::vars::define(&node, &mut c.vars)?;
     }
-    c.formats = log::Formats::compile(std::mem::take(&mut http.http.formats), &mut c)?;
+    c.formats = log::Formats::compile(std::mem::take(&mut http.http.formats), &mut c.vars)?;
     for raw in std::mem::take(&mut http.http.upstreams) {
         c.add_group(&http, &raw)?;
     }
