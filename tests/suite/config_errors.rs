@@ -217,7 +217,12 @@ fn locations_and_proxy() {
         "location / { proxy_pass app; }",
         "invalid URL prefix in FILE:1",
     );
-    c.server_fails("location ~ x { proxy_pass http://127.0.0.1/uri; }", "\"proxy_pass\" cannot have URI part in location given by regular expression, or inside named location, or inside \"if\" statement, or inside \"limit_except\" block in FILE:1");
+    c.server_fails(
+        "location ~ x { proxy_pass http://127.0.0.1/uri; }",
+        "\"proxy_pass\" cannot \
+     have URI part in location given by regular expression, or inside named location, or inside \
+     \"if\" statement, or inside \"limit_except\" block in FILE:1",
+    );
     c.server_fails(
         "location / { proxy_pass http://name.invalid; }",
         "host not found in upstream \"name.invalid\" in FILE:1",
@@ -282,7 +287,8 @@ fn upstreams() {
 #[test]
 fn servers() {
     let mut c = Checks::default();
-    let two = "server { listen 127.0.0.1:8080 default_server; } server { listen 127.0.0.1:8080 default_server; }";
+    let two = "server { listen 127.0.0.1:8080 default_server; } server { listen 127.0.0.1:8080 \
+     default_server; }";
     c.http_fails(
         two,
         "a duplicate default server for 127.0.0.1:8080 in FILE:1",

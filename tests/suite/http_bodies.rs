@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 
-/// Answers with a body of the size and framing in the query, and the hash of the body it received in a field.
+/// Answers with a body of the size and framing in the query, and the hash of the body it received
+/// in a field.
 fn mirror() -> Backend {
     Backend::http(|req| {
         let number = |name: &str| -> usize {
@@ -128,7 +129,13 @@ fn two_thousand_bodies() {
             proxy_set_header Connection "";
             location /both { proxy_pass http://u; }
             location /off { proxy_buffering off; proxy_request_buffering off; proxy_pass http://u; }
-            location /small { proxy_buffers 2 4k; proxy_buffer_size 4k; proxy_busy_buffers_size 4k; client_body_buffer_size 1k; proxy_pass http://u; }
+            location /small {
+                proxy_buffers 2 4k;
+                proxy_buffer_size 4k;
+                proxy_busy_buffers_size 4k;
+                client_body_buffer_size 1k;
+                proxy_pass http://u;
+            }
             location /plain { proxy_max_temp_file_size 0; proxy_pass http://127.0.0.1:%%B0%%; }
         }
     "#,
@@ -171,7 +178,11 @@ fn a_large_upload_is_whole() {
         server {
             listen 127.0.0.1:%%P0%%;
             location / { proxy_pass http://127.0.0.1:%%B0%%; }
-            location /off { proxy_request_buffering off; proxy_http_version 1.1; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /off {
+                proxy_request_buffering off;
+                proxy_http_version 1.1;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
         }
     "#,
         &[&b],

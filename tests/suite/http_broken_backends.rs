@@ -1,5 +1,5 @@
-//! Backends that misbehave in every way: the client gets a 502 or an answer that is detectably cut, the proxy
-//! stays well.
+//! Backends that misbehave in every way: the client gets a 502 or an answer that is detectably cut,
+//! the proxy stays well.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,8 @@ fn cuts(b: &Backend, start: &str, message: &str) {
     for path in ["/", "/off"] {
         let r = s.get(path);
         assert_eq!((r.status, r.complete), (200, false), "{path}");
-        // What stood in a buffer when the failure came may be lost, but nothing else may come instead.
+        // What stood in a buffer when the failure came may be lost, but nothing else may come
+        // instead.
         assert!(start.starts_with(&r.text()), "{path}");
         assert!(path == "/" || r.text() == start, "{path}");
     }
@@ -307,7 +308,9 @@ fn an_answer_before_the_request_body_is_read() {
 fn an_answer_in_single_bytes() {
     let b = Backend::raw(|mut conn, _| {
         while conn.try_head().is_some() {
-            for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n3\r\nabc\r\n0\r\n\r\n" {
+            for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n3\r\n\
+             abc\r\n0\r\n\r\n"
+            {
                 conn.send([*byte]);
                 std::thread::sleep(Duration::from_micros(200));
             }

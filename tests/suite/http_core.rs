@@ -12,14 +12,22 @@ fn server_names() {
     let s = http(
         r#"
         server { listen 127.0.0.1:%%P0%%; server_name first; return 200 first; }
-        server { listen 127.0.0.1:%%P0%%; server_name exact.example EXACT2.example; return 200 exact; }
+        server {
+            listen 127.0.0.1:%%P0%%;
+            server_name exact.example EXACT2.example;
+            return 200 exact;
+        }
         server { listen 127.0.0.1:%%P0%%; server_name *.example; return 200 leading; }
         server { listen 127.0.0.1:%%P0%%; server_name *.deep.example; return 200 deep; }
         server { listen 127.0.0.1:%%P0%%; server_name www.*; return 200 trailing; }
         server { listen 127.0.0.1:%%P0%%; server_name .both.test; return 200 both; }
         server { listen 127.0.0.1:%%P0%%; server_name ~^re\d+\.; return 200 regex; }
         server { listen 127.0.0.1:%%P0%%; server_name ~^re2.*$; return 200 regex2; }
-        server { listen 127.0.0.1:%%P0%%; server_name ~^(?<name>[a-z]+)\.named$; return 200 "named $name"; }
+        server {
+            listen 127.0.0.1:%%P0%%;
+            server_name ~^(?<name>[a-z]+)\.named$;
+            return 200 "named $name";
+        }
         server { listen 127.0.0.1:%%P0%%; server_name ~^(.+)\.(.+)\.num$; return 200 "num $1 $2"; }
     "#,
         &[],
@@ -86,7 +94,11 @@ fn host_from_the_request_line_wins() {
     let s = http(
         r#"
         server { listen 127.0.0.1:%%P0%%; server_name a; return 200 "a $host $http_host $uri"; }
-        server { listen 127.0.0.1:%%P0%%; server_name b; return 200 "b $host $http_host $uri?$args"; }
+        server {
+            listen 127.0.0.1:%%P0%%;
+            server_name b;
+            return 200 "b $host $http_host $uri?$args";
+        }
     "#,
         &[],
     );
@@ -315,7 +327,8 @@ fn built_in_error_pages() {
         let r = s.get(path);
         let text = format!(
             "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n\
-             <center><h1>{title}</h1></center>\r\n<hr><center>{prog}</center>\r\n</body>\r\n</html>\r\n"
+             <center><h1>{title}</h1></center>\r\n<hr><center>{prog}</center>\r\n\
+             </body>\r\n</html>\r\n"
         );
         assert_eq!(r.text(), text, "{path}");
         // The status line and the page differ where the page has no reason of its own.

@@ -65,7 +65,10 @@ fn what_is_compressed() {
         server {
             listen 127.0.0.1:%%P0%%;
             location / { proxy_pass http://127.0.0.1:%%B0%%; }
-            location /types { gzip_types text/plain application/*; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /types {
+                gzip_types text/plain application/*;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
             location /alltypes { gzip_types *; proxy_pass http://127.0.0.1:%%B0%%; }
             location /min { gzip_min_length 6000; proxy_pass http://127.0.0.1:%%B0%%; }
             location /old { gzip_http_version 1.0; proxy_pass http://127.0.0.1:%%B0%%; }
@@ -164,7 +167,8 @@ fn proxied_requests() {
         .collect();
     let s = http(
         &format!(
-            "gzip on; server {{ listen 127.0.0.1:%%P0%%; {locations} location / {{ proxy_pass http://127.0.0.1:%%B0%%; }} }}"
+            "gzip on; server {{ listen 127.0.0.1:%%P0%%; {locations} location / {{ proxy_pass \
+             http://127.0.0.1:%%B0%%; }} }}"
         ),
         &[&b],
     );
@@ -183,7 +187,8 @@ fn proxied_requests() {
     assert!(yes("/no_etag/?Last-Modified:x"));
     assert!(!yes(&format!("/no_etag/?{marked}")));
     assert!(yes(
-        "/expired/?Expires:Thu,%2001%20Jan%201970%2000:00:01%20GMT&Date:Thu,%2001%20Jan%201970%2000:00:02%20GMT"
+        "/expired/?Expires:Thu,%2001%20Jan%201970%2000:00:01%20GMT&Date:Thu,\
+         %2001%20Jan%201970%2000:00:02%20GMT"
     ));
     assert!(!yes("/auth/?Cache-Control:public"));
     let authorized = format!("{via}Authorization: x\r\n");
@@ -247,7 +252,11 @@ fn levels_and_sizes() {
         server {
             listen 127.0.0.1:%%P0%%;
             location /1 { gzip_comp_level 1; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /9 { gzip_comp_level 9; gzip_buffers 4 4k; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /9 {
+                gzip_comp_level 9;
+                gzip_buffers 4 4k;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
         }
     "#,
         &[&b],
@@ -272,7 +281,8 @@ fn a_stream_is_flushed() {
         conn.drain();
     });
     let s = http(
-        "gzip on; server { listen 127.0.0.1:%%P0%%; location / { proxy_buffering off; proxy_pass http://127.0.0.1:%%B0%%; } }",
+        "gzip on; server { listen 127.0.0.1:%%P0%%; location / { proxy_buffering off; proxy_pass \
+         http://127.0.0.1:%%B0%%; } }",
         &[&b],
     );
     let mut c = s.connect();

@@ -65,7 +65,12 @@ fn access() {
             listen 0.0.0.0:%%P0%%;
             location / { allow 127.0.0.1; deny all; return 200 ok; }
             location /file { allow 127.0.0.1; deny all; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /net { deny 127.0.0.0/30; allow 127.0.0.0/8; deny all; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /net {
+                deny 127.0.0.0/30;
+                allow 127.0.0.0/8;
+                deny all;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
             location /all { deny all; proxy_pass http://127.0.0.1:%%B0%%; }
             location /none { proxy_pass http://127.0.0.1:%%B0%%; }
             location /outer { deny 127.0.0.2; proxy_pass http://127.0.0.1:%%B0%%;
@@ -128,7 +133,12 @@ fn access_by_ipv6_and_unix() {
             listen unix:%%DIR%%/s.sock;
             location / { allow unix:; deny all; proxy_pass http://127.0.0.1:%%B0%%; }
             location /no { deny unix:; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /ip { allow 127.0.0.1; allow ::1; deny all; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /ip {
+                allow 127.0.0.1;
+                allow ::1;
+                deny all;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
         }
     "#,
         &[&b],

@@ -201,8 +201,10 @@ fn the_format_of_error_lines() {
         "{connection}"
     );
     let expected = format!(
-        "connect() failed (111: Connection refused) while connecting to upstream, client: 127.0.0.1, \
-         server: front.test, request: \"GET /a?b HTTP/1.1\", upstream: \"http://127.0.0.1:{}/a?b\", \
+        "connect() failed (111: Connection refused) while connecting to upstream, client: \
+         127.0.0.1, \
+         server: front.test, request: \"GET /a?b HTTP/1.1\", \
+         upstream: \"http://127.0.0.1:{}/a?b\", \
          host: \"name:1\", referrer: \"http://ref/\"",
         s.port(9)
     );
@@ -219,7 +221,11 @@ fn error_log_levels_and_places() {
             error_log %%DIR%%/second.log error;
             location / { proxy_pass http://127.0.0.1:%%P9%%; }
             location /crit { error_log %%DIR%%/crit.log crit; proxy_pass http://127.0.0.1:%%P9%%; }
-            location /info { error_log %%DIR%%/info.log info; client_max_body_size 1; return 200 x; }
+            location /info {
+                error_log %%DIR%%/info.log info;
+                client_max_body_size 1;
+                return 200 x;
+            }
         }
     "#,
         &[],
@@ -241,19 +247,20 @@ fn error_log_to_stderr_and_syslog() {
     syslog.set_read_timeout(Some(PATIENCE)).unwrap();
     let conf = r#"
         error_log stderr error;
-        error_log syslog:server=127.0.0.1:%%SYSLOG%%,facility=local3,tag=gateway,severity=info error;
+        error_log syslog:server=%%SYSLOG%%,facility=local3,tag=gateway,severity=info error;
         events {}
         http { %%HTTP%%
             log_format short "$uri";
             server {
                 listen 127.0.0.1:%%P0%%;
-                access_log syslog:server=127.0.0.1:%%SYSLOG%%,facility=local7,tag=access,severity=notice short;
+                access_log syslog:server=%%SYSLOG%%,facility=local7,tag=access,severity=notice
+                    short;
                 location / { return 200; }
                 location /bad { access_log off; proxy_pass http://127.0.0.1:%%P9%%; }
             }
         }
     "#;
-    let s = Setup::full(conf).value("SYSLOG", syslog.local_addr().unwrap().port());
+    let s = Setup::full(conf).value("SYSLOG", syslog.local_addr().unwrap());
     let s = s.globals("daemon off; pid nginx.pid;").start();
     let mut packet = [0u8; 2048];
     let mut next = || {

@@ -24,7 +24,8 @@ fn default_request() {
     );
     let r = s.get_with(
         "/a?b=c",
-        "X-One: 1\r\nx-two:2\r\nX-One: again\r\nCookie: a=b\r\nTE: gzip\r\nKeep-Alive: 5\r\nEmpty:\r\n",
+        "X-One: 1\r\nx-two:2\r\nX-One: again\r\nCookie: a=b\r\nTE: gzip\r\nKeep-Alive: 5\r\n\
+         Empty:\r\n",
     );
     assert_eq!(r.status, 200);
     let req = b.last();
@@ -158,11 +159,21 @@ fn set_header() {
                 proxy_set_header X-Two 2;
                 proxy_pass http://127.0.0.1:%%B0%%;
             }
-            location /nohost { proxy_set_header Host ""; proxy_http_version 1.0; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /http_host { proxy_set_header Host $http_host; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /nohost {
+                proxy_set_header Host "";
+                proxy_http_version 1.0;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /http_host {
+                proxy_set_header Host $http_host;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
             location /nest { proxy_set_header X-Outer 1;
                 location /nest/in { proxy_pass http://127.0.0.1:%%B0%%; }
-                location /nest/own { proxy_set_header X-Inner 1; proxy_pass http://127.0.0.1:%%B0%%; }
+                location /nest/own {
+                    proxy_set_header X-Inner 1;
+                    proxy_pass http://127.0.0.1:%%B0%%;
+                }
             }
         }
     "#,
@@ -241,9 +252,19 @@ fn method_body_and_headers_may_be_replaced() {
             listen 127.0.0.1:%%P0%%;
             location /method { proxy_method POST; proxy_pass http://127.0.0.1:%%B0%%; }
             location /methodvar { proxy_method $arg_m; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /body { proxy_set_body "set:$request_uri"; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /nobody { proxy_pass_request_body off; proxy_set_header Content-Length ""; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /noheaders { proxy_pass_request_headers off; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /body {
+                proxy_set_body "set:$request_uri";
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /nobody {
+                proxy_pass_request_body off;
+                proxy_set_header Content-Length "";
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /noheaders {
+                proxy_pass_request_headers off;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
         }
     "#,
         &[&b],
@@ -353,7 +374,11 @@ fn request_buffering() {
         server {
             listen 127.0.0.1:%%P0%%;
             location /on { proxy_pass http://127.0.0.1:%%B0%%; }
-            location /off { proxy_request_buffering off; proxy_http_version 1.1; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /off {
+                proxy_request_buffering off;
+                proxy_http_version 1.1;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
         }
     "#,
         &[&b],

@@ -21,24 +21,30 @@ fn header_backend() -> Backend {
 
 #[test]
 fn status_and_headers_pass() {
-    let b = Backend::http(|req| {
-        match req.target.as_str() {
+    let b = Backend::http(|req| match req.target.as_str() {
         "/404" => resp("404 Nothing Here", "X-Reason: own\r\n", "own page"),
         "/299" => resp("299 Odd", "", ""),
         "/noreason" => b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx".to_vec(),
         "/204" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
-        "/304" => b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\nETag: \"x\"\r\n\r\n".to_vec(),
+        "/304" => b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\nETag: \"x\"\r\n\r\n\
+         "
+        .to_vec(),
         "/1.0" => b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nuntil close".to_vec(),
-        "/100" => b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\ny".to_vec(),
-        "/103" => b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nz".to_vec(),
+        "/100" => b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\
+         y"
+        .to_vec(),
+        "/103" => b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\
+         Content-Length: 1\r\n\r\nz"
+            .to_vec(),
         "/lf" => b"HTTP/1.1 200 OK\nContent-Length: 2\nX: y\n\nlf".to_vec(),
         _ => resp(
             "200 OK",
-            "Server: own/1\r\nDate: then\r\nX-A: 1\r\nX-A: 2\r\nKeep-Alive: timeout=5\r\nX-Pad: x\r\n\
-             X-Accel-Expires: 1\r\nX-Powered-By: PHP\r\nContent-Type: text/x\r\nLast-Modified: m\r\n",
+            "Server: own/1\r\nDate: then\r\nX-A: 1\r\nX-A: 2\r\nKeep-Alive: timeout=5\r\nX-Pad: \
+             x\r\n\
+             X-Accel-Expires: 1\r\nX-Powered-By: PHP\r\nContent-Type: text/x\r\n\
+             Last-Modified: m\r\n",
             "body",
         ),
-    }
     });
     let s = http(
         r#"
@@ -113,9 +119,21 @@ fn hide_pass_and_ignore_headers() {
         server {
             listen 127.0.0.1:%%P0%%;
             location / { proxy_pass http://127.0.0.1:%%B0%%; }
-            location /hide { proxy_hide_header X-Powered-By; proxy_hide_header x-other; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /pass { proxy_pass_header Server; proxy_pass_header Date; proxy_pass_header X-Pad; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /ignore { proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /hide {
+                proxy_hide_header X-Powered-By;
+                proxy_hide_header x-other;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /pass {
+                proxy_pass_header Server;
+                proxy_pass_header Date;
+                proxy_pass_header X-Pad;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /ignore {
+                proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
             location /redirected { return 200 redirected; }
         }
     "#,
@@ -156,9 +174,21 @@ fn redirects_are_rewritten() {
             location / { proxy_pass http://app; }
             location /def/ { proxy_pass http://app/base/; }
             location /off/ { proxy_redirect off; proxy_pass http://app/base/; }
-            location /two/ { proxy_redirect http://one/ /1/; proxy_redirect http://two/ http://$host:99/2/; proxy_pass http://app; }
-            location /both/ { proxy_pass http://app/base/; proxy_redirect default; proxy_redirect http://one/ /1/; }
-            location /re/ { proxy_redirect ~^http://(\w+)\.in/(.*)$ http://$1.out/$2; proxy_redirect ~*UPPER /lower; proxy_pass http://app; }
+            location /two/ {
+                proxy_redirect http://one/ /1/;
+                proxy_redirect http://two/ http://$host:99/2/;
+                proxy_pass http://app;
+            }
+            location /both/ {
+                proxy_pass http://app/base/;
+                proxy_redirect default;
+                proxy_redirect http://one/ /1/;
+            }
+            location /re/ {
+                proxy_redirect ~^http://(\w+)\.in/(.*)$ http://$1.out/$2;
+                proxy_redirect ~*UPPER /lower;
+                proxy_pass http://app;
+            }
             location /var/ { proxy_redirect http://$host/ /v/; proxy_pass http://app; }
         }
     "#,
@@ -207,10 +237,28 @@ fn cookies_are_rewritten() {
         r#"
         server {
             listen 127.0.0.1:%%P0%%;
-            location /d { proxy_cookie_domain localhost example.org; proxy_cookie_domain .dot.test $host; proxy_cookie_domain ~^(\w+)\.in$ $1.out; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /p { proxy_cookie_path /two/ /; proxy_cookie_path ~*^/user/(.+)$ /u/$1; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /f { proxy_cookie_flags one httponly; proxy_cookie_flags two secure samesite=strict; proxy_cookie_flags ~^re nosecure nohttponly nosamesite; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /off { proxy_cookie_domain off; proxy_cookie_path off; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /d {
+                proxy_cookie_domain localhost example.org;
+                proxy_cookie_domain .dot.test $host;
+                proxy_cookie_domain ~^(\w+)\.in$ $1.out;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /p {
+                proxy_cookie_path /two/ /;
+                proxy_cookie_path ~*^/user/(.+)$ /u/$1;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /f {
+                proxy_cookie_flags one httponly;
+                proxy_cookie_flags two secure samesite=strict;
+                proxy_cookie_flags ~^re nosecure nohttponly nosamesite;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /off {
+                proxy_cookie_domain off;
+                proxy_cookie_path off;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
         }
     "#,
         &[&b],
@@ -399,7 +447,8 @@ fn a_streamed_answer_does_not_wait_for_its_end() {
         }
     });
     let s = http(
-        "server { listen 127.0.0.1:%%P0%%; proxy_buffering off; location / { proxy_pass http://127.0.0.1:%%B0%%; } }",
+        "server { listen 127.0.0.1:%%P0%%; proxy_buffering off; location / { proxy_pass \
+         http://127.0.0.1:%%B0%%; } }",
         &[&b],
     );
     let mut c = s.connect();
@@ -428,7 +477,11 @@ fn limit_rate() {
             location / { proxy_pass http://127.0.0.1:%%B0%%; }
             location /client { limit_rate 20000; proxy_pass http://127.0.0.1:%%B0%%; }
             location /accel { proxy_pass http://127.0.0.1:%%B0%%; }
-            location /upstream { proxy_limit_rate 20000; proxy_buffers 8 4k; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /upstream {
+                proxy_limit_rate 20000;
+                proxy_buffers 8 4k;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
             location /var { set $limit_rate 20000; proxy_pass http://127.0.0.1:%%B0%%; }
         }
     "#,
@@ -446,142 +499,4 @@ fn limit_rate() {
         assert_eq!(start.elapsed() > Duration::from_millis(400), slow, "{path}");
         assert!(start.elapsed() < Duration::from_secs(4), "{path}");
     }
-}
-
-#[test]
-fn timeouts() {
-    let b = Backend::silent();
-    let half = Backend::raw(|mut conn, _| {
-        if conn.try_head().is_some() {
-            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
-            conn.drain();
-        }
-    });
-    let s = http(
-        r#"
-        server {
-            listen 127.0.0.1:%%P0%%;
-            proxy_read_timeout 300ms;
-            location / { proxy_pass http://127.0.0.1:%%B0%%; }
-            location /half { proxy_pass http://127.0.0.1:%%B1%%; }
-        }
-    "#,
-        &[&b, &half],
-    );
-    let start = Instant::now();
-    let r = s.get("/");
-    assert_eq!((r.status, r.reason.as_str()), (504, "Gateway Time-out"));
-    assert!(start.elapsed() > Duration::from_millis(250));
-    s.wait_for_text(
-        "error.log",
-        "upstream timed out (110: Connection timed out) while reading response header from upstream, \
-         client: 127.0.0.1, server: , request: \"GET / HTTP/1.1\", upstream: \"http://127.0.0.1:",
-    );
-    let r = s.get("/half");
-    assert_eq!((r.status, r.complete), (200, false));
-    s.wait_for_text("error.log", "while reading upstream");
-}
-
-#[test]
-fn send_timeout() {
-    // Accepts, never reads: the kernel's buffers fill up.
-    let b = Backend::raw(|conn, _| {
-        std::thread::sleep(Duration::from_secs(2));
-        drop(conn);
-    });
-    let s = http(
-        r#"
-        client_max_body_size 0;
-        server {
-            listen 127.0.0.1:%%P0%%;
-            location / { proxy_send_timeout 300ms; proxy_pass http://127.0.0.1:%%B0%%; }
-        }
-    "#,
-        &[&b],
-    );
-    let n = 20_000_000;
-    let mut c = s.connect();
-    c.send(format!(
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {n}\r\n\r\n"
-    ));
-    let _ = c.try_send(&vec![b'x'; n]);
-    assert_eq!(c.response().status, 504);
-    s.wait_for_text(
-        "error.log",
-        "upstream timed out (110: Connection timed out) while sending request",
-    );
-}
-
-#[test]
-fn everything_down() {
-    let mut b = Backend::fixed("x");
-    let s = http(
-        r#"
-        upstream app { server 127.0.0.1:%%B0%%; server 127.0.0.1:%%P9%%; }
-        server {
-            listen 127.0.0.1:%%P0%%;
-            server_name front.test;
-            location / { proxy_pass http://app; }
-            location /one { proxy_pass http://127.0.0.1:%%P9%%; }
-        }
-    "#,
-        &[&b],
-    );
-    b.stop();
-    let r = s.get("/one?x");
-    assert_eq!((r.status, r.reason.as_str()), (502, "Bad Gateway"));
-    s.wait_for_text(
-        "error.log",
-        &format!(
-            "connect() failed (111: Connection refused) while connecting to upstream, client: 127.0.0.1, \
-             server: front.test, request: \"GET /one?x HTTP/1.1\", upstream: \
-             \"http://127.0.0.1:{}/one?x\", host: \"localhost\"",
-            s.port(9)
-        ),
-    );
-    assert_eq!(s.get("/").status, 502);
-    assert_eq!(s.get("/").status, 502);
-    s.wait_for_text(
-        "error.log",
-        "no live upstreams while connecting to upstream, client: 127.0.0.1",
-    );
-    s.wait_for_text(
-        "error.log",
-        "upstream: \"http://app/\", host: \"localhost\"",
-    );
-}
-
-#[test]
-fn connect_timeout() {
-    // A listener whose queue is full leaves connecting clients waiting.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket
-        .bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
-        .unwrap();
-    socket.listen(0).unwrap();
-    let addr = socket.local_addr().unwrap();
-    let _queued: Vec<_> = (0..3)
-        .map(|_| {
-            let client =
-                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-            client.set_nonblocking(true).unwrap();
-            let _ = client.connect(&addr);
-            client
-        })
-        .collect();
-    let port = addr.as_socket().unwrap().port();
-    let conf = r#"
-        server {
-            listen 127.0.0.1:%%P0%%;
-            location / { proxy_connect_timeout 300ms; proxy_pass http://127.0.0.1:%%FULL%%; }
-        }
-    "#;
-    let s = Setup::http(conf).value("FULL", port).start();
-    let start = Instant::now();
-    assert_eq!(s.get("/").status, 504);
-    assert!(start.elapsed() < Duration::from_secs(3));
-    s.wait_for_text(
-        "error.log",
-        "upstream timed out (110: Connection timed out) while connecting to upstream",
-    );
 }

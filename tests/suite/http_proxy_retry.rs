@@ -15,7 +15,8 @@ fn conf(conditions: &[&str]) -> String {
     let mut locations = String::new();
     for (n, condition) in conditions.iter().enumerate() {
         out += &format!(
-            "upstream u{n} {{ server 127.0.0.1:%%B0%% max_fails=0; server 127.0.0.1:%%B1%% backup; }}\n"
+            "upstream u{n} {{ server 127.0.0.1:%%B0%% max_fails=0; server 127.0.0.1:%%B1%% \
+             backup; }}\n"
         );
         locations += &format!(
             "location = /{n} {{ proxy_next_upstream {condition}; proxy_pass http://u{n}; }}\n"

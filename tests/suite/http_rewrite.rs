@@ -11,8 +11,16 @@ fn rewrite_flags() {
             listen 127.0.0.1:%%P0%%;
             location / { return 200 "root $uri $args"; }
             location /last/ { rewrite ^/last/(.*)$ /new/$1 last; return 200 not-reached; }
-            location /break/ { rewrite ^/break/(.*)$ /new/$1 break; rewrite ^ /never last; proxy_pass http://127.0.0.1:%%B0%%; }
-            location /none/ { rewrite ^/none/(.*)$ /step/$1; rewrite ^/step/(.*)$ /done/$1; return 200 not-reached; }
+            location /break/ {
+                rewrite ^/break/(.*)$ /new/$1 break;
+                rewrite ^ /never last;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /none/ {
+                rewrite ^/none/(.*)$ /step/$1;
+                rewrite ^/step/(.*)$ /done/$1;
+                return 200 not-reached;
+            }
             location /noneonly/ { rewrite ^/noneonly/(.*)$ /new/$1; }
             location /redirect { rewrite ^ /to redirect; }
             location /permanent { rewrite ^ /to permanent; }
@@ -102,7 +110,10 @@ fn if_conditions() {
             location /notrei { if ($arg_a !~* ABC) { return 200 yes; } return 200 no; }
             location /method { if ($request_method = POST) { return 200 yes; } return 200 no; }
             location /quoted { if ($arg_a = "") { return 200 yes; } return 200 no; }
-            location /named { if ($arg_a ~ (?<name>\d+)) { return 200 "yes $name"; } return 200 "no $name"; }
+            location /named {
+                if ($arg_a ~ (?<name>\d+)) { return 200 "yes $name"; }
+                return 200 "no $name";
+            }
             location /both {
                 set $flags "";
                 if ($arg_a) { set $flags "a"; }
@@ -110,7 +121,10 @@ fn if_conditions() {
                 return 200 "flags=$flags";
             }
             location /break { if ($arg_a) { break; } return 200 not-broken; }
-            location /file { if (-f /etc/hostname-does-not-exist) { return 200 yes; } return 200 no; }
+            location /file {
+                if (-f /etc/hostname-does-not-exist) { return 200 yes; }
+                return 200 no;
+            }
             location /dir { if (-d /tmp) { return 200 yes; } return 200 no; }
             location /nodir { if (!-d /tmp) { return 200 yes; } return 200 no; }
             location /exists { if (-e /etc/passwd) { return 200 yes; } return 200 no; }
@@ -200,7 +214,9 @@ fn captures() {
             location ~ ^/opt/(a)?(b)?$ { return 200 "[$1][$2][$3]"; }
             location /rw/ { rewrite ^/rw/(?<who>\w+)/(.*)$ /out/$who/$2 last; }
             location /out/ { return 200 "$uri $who"; }
-            location /swap { rewrite ^/swap/(\w)(\w)(\w)(\w)(\w)(\w)(\w)(\w)(\w)$ /nine/$9$8$7$6$5$4$3$2$1 last; }
+            location /swap {
+                rewrite ^/swap/(\w)(\w)(\w)(\w)(\w)(\w)(\w)(\w)(\w)$ /nine/$9$8$7$6$5$4$3$2$1 last;
+            }
             location /nine { return 200 $uri; }
             location /esc { rewrite ^/esc/(.*)$ /q?v=$1 last; }
             location /q { return 200 "$args"; }

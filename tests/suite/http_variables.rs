@@ -19,7 +19,8 @@ fn saying(text: &str) -> Server {
 #[test]
 fn the_request() {
     let s = saying(
-        "$request|$request_method|$request_uri|$uri|$document_uri|$args|$query_string|$is_args|$server_protocol|$scheme|$https",
+        "$request|$request_method|$request_uri|$uri|$document_uri|$args|$query_string|$is_args|\
+         $server_protocol|$scheme|$https",
     );
     assert_eq!(
         s.get("/a%20b?x=%20y").text(),
@@ -35,7 +36,8 @@ fn the_request() {
 #[test]
 fn arguments_headers_cookies() {
     let s = saying(
-        "$arg_a|$arg_B|$arg_none|$http_x_one|$http_none|$cookie_sid|$cookie_x|$content_type|$content_length|$http_cookie|$http_host",
+        "$arg_a|$arg_B|$arg_none|$http_x_one|$http_none|$cookie_sid|$cookie_x|$content_type|\
+         $content_length|$http_cookie|$http_host",
     );
     let r = s.request(
         "POST /?a=1&b=2&a=3&ab=4 HTTP/1.1\r\nHost: Front.Test:8\r\nX-One: v\r\nX-One: w\r\n\
@@ -62,7 +64,8 @@ fn arguments_headers_cookies() {
 #[test]
 fn addresses_and_names() {
     let s = saying(
-        "$remote_addr|$server_addr|$server_port|$server_name|$host|$hostname|$remote_user|$binary_remote_addr",
+        "$remote_addr|$server_addr|$server_port|$server_name|$host|$hostname|$remote_user|\
+         $binary_remote_addr",
     );
     let r = s.get_with(
         "/",
@@ -88,7 +91,8 @@ fn addresses_and_names() {
 #[test]
 fn counters_and_times() {
     let s = saying(
-        "$connection|$connection_requests|$msec|$time_iso8601|$time_local|$request_time|$pid|$pipe|$nginx_version|$request_id|$request_length|$connection_time",
+        "$connection|$connection_requests|$msec|$time_iso8601|$time_local|$request_time|$pid|\
+         $pipe|$nginx_version|$request_id|$request_length|$connection_time",
     );
     let mut c = s.connect();
     let mut first_connection = String::new();
@@ -159,7 +163,9 @@ fn the_answer_in_the_log() {
     });
     let s = http(
         r#"
-        log_format v "$status|$body_bytes_sent|$bytes_sent|$sent_http_x_own|$sent_http_content_type|$sent_http_content_length|$sent_http_connection|$sent_http_location|$request_completion|$request_length|$upstream_http_content_type|$pipe";
+        log_format v "$status|$body_bytes_sent|$bytes_sent|$sent_http_x_own|$sent_http_content_type|"
+                     "$sent_http_content_length|$sent_http_connection|$sent_http_location|"
+                     "$request_completion|$request_length|$upstream_http_content_type|$pipe";
         server {
             listen 127.0.0.1:%%P0%%;
             access_log %%DIR%%/v.log v;

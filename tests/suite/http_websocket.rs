@@ -90,7 +90,10 @@ fn many_at_once() {
 fn upgrading(script: impl Fn(Conn) + Send + Sync + 'static) -> Backend {
     Backend::raw(move |mut conn, _| {
         if conn.try_head().is_some() {
-            conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\nConnection: upgrade\r\n\r\nhello");
+            conn.send(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\nConnection: upgrade\r\n\
+             \r\nhello",
+            );
             script(conn);
         }
     })
@@ -214,7 +217,8 @@ fn a_refused_upgrade_is_an_ordinary_answer() {
     );
     // Without being asked by the proxy's own headers there is no upgrade to pass.
     let plain = http(
-        "server { listen 127.0.0.1:%%P0%%; location / { proxy_http_version 1.1; proxy_pass http://127.0.0.1:%%B0%%; } }",
+        "server { listen 127.0.0.1:%%P0%%; location / { proxy_http_version 1.1; proxy_pass \
+         http://127.0.0.1:%%B0%%; } }",
         &[&b],
     );
     assert_eq!(plain.request(UPGRADE).text(), "-");
@@ -222,7 +226,8 @@ fn a_refused_upgrade_is_an_ordinary_answer() {
 
 #[test]
 fn a_client_that_does_not_wait_for_the_101_smuggles_nothing() {
-    // The backend refuses; what the client sent along must be parsed as its next request, not tunnelled.
+    // The backend refuses; what the client sent along must be parsed as its next request, not
+    // tunnelled.
     let b = Backend::http(|req| resp("403 No", "", &req.target));
     let s = http(IDIOM, &[&b]);
     let mut c = s.connect();

@@ -45,7 +45,11 @@ fn ipv6() {
 fn unix_sockets() {
     let mut s = http(
         r#"
-        server { listen unix:%%DIR%%/one.sock; server_name a; return 200 "a $remote_addr $server_addr"; }
+        server {
+            listen unix:%%DIR%%/one.sock;
+            server_name a;
+            return 200 "a $remote_addr $server_addr";
+        }
         server { listen unix:%%DIR%%/one.sock; server_name b; return 200 b; }
         server { listen unix:%%DIR%%/two.sock; return 200 two; }
     "#,
@@ -80,8 +84,17 @@ fn unix_sockets() {
 fn several_servers_and_addresses() {
     let s = http(
         r#"
-        server { listen 127.0.0.1:%%P0%%; listen 127.0.0.1:%%P1%%; server_name a; return 200 "a $server_port"; }
-        server { listen 127.0.0.1:%%P1%% default_server; server_name b; return 200 "b $server_port"; }
+        server {
+            listen 127.0.0.1:%%P0%%;
+            listen 127.0.0.1:%%P1%%;
+            server_name a;
+            return 200 "a $server_port";
+        }
+        server {
+            listen 127.0.0.1:%%P1%% default_server;
+            server_name b;
+            return 200 "b $server_port";
+        }
         server { listen 127.0.0.2:%%P0%%; return 200 "other address"; }
         server { listen %%P2%%; return 200 "any $server_addr"; }
         server { listen 127.0.0.3:%%P2%%; return 200 "three"; }
@@ -113,7 +126,8 @@ fn socket_options_are_accepted() {
     let s = http(
         r#"
         server {
-            listen 127.0.0.1:%%P0%% default_server backlog=64 rcvbuf=64k sndbuf=64k so_keepalive=on deferred;
+            listen 127.0.0.1:%%P0%% default_server backlog=64 rcvbuf=64k sndbuf=64k
+                so_keepalive=on deferred;
             listen 127.0.0.1:%%P1%% so_keepalive=30m::10 reuseport;
             listen 127.0.0.1:%%P2%% fastopen=16 so_keepalive=off;
             return 200 x;
@@ -142,7 +156,9 @@ fn reuseport_with_several_workers() {
 const PROXIED: &str = r#"
     server {
         listen 127.0.0.1:%%P0%% proxy_protocol;
-        return 200 "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port $remote_addr";
+        set $client "$proxy_protocol_addr $proxy_protocol_port";
+        set $server "$proxy_protocol_server_addr $proxy_protocol_server_port";
+        return 200 "$client $server $remote_addr";
     }
 "#;
 

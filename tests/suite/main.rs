@@ -6,6 +6,7 @@
 
 mod common;
 
+mod clients;
 mod config_errors;
 mod http_bodies;
 mod http_broken_backends;
@@ -17,13 +18,19 @@ mod http_location;
 mod http_log;
 mod http_map;
 mod http_proxy;
+mod http_proxy_failure;
 mod http_proxy_response;
 mod http_proxy_retry;
+mod http_resolver;
 mod http_rewrite;
 mod http_smuggling;
+mod http_smuggling_answers;
+mod http_trailers;
 mod http_upstream;
+mod http_upstream_keepalive;
 mod http_variables;
 mod http_websocket;
 mod listen;
 mod process;
 mod reference;
+mod ringway_only;

@@ -239,7 +239,8 @@ fn fast_stop() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let b = Backend::silent();
         let mut s = http(
-            "server { listen 127.0.0.1:%%P0%%; location / { proxy_pass http://127.0.0.1:%%B0%%; } }",
+            "server { listen 127.0.0.1:%%P0%%; location / { proxy_pass http://127.0.0.1:%%B0%%; } \
+             }",
             &[&b],
         );
         let mut c = s.connect();
@@ -379,7 +380,11 @@ fn reload_under_load() {
         upstream u { server 127.0.0.1:%%B0%%; server 127.0.0.1:%%B1%%; keepalive 8; }
         server {
             listen 127.0.0.1:%%P0%%;
-            location / { proxy_http_version 1.1; proxy_set_header Connection ""; proxy_pass http://u; }
+            location / {
+                proxy_http_version 1.1;
+                proxy_set_header Connection "";
+                proxy_pass http://u;
+            }
         }
     "#,
         &[&backends[0], &backends[1]],
@@ -547,7 +552,11 @@ fn long_downloads_survive_a_hundred_reloads() {
         r#"
         server {
             listen 127.0.0.1:%%P0%%;
-            location / { proxy_http_version 1.1; proxy_buffering off; proxy_pass http://127.0.0.1:%%B0%%; }
+            location / {
+                proxy_http_version 1.1;
+                proxy_buffering off;
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
         }
     "#,
         &[&b],
@@ -557,7 +566,8 @@ fn long_downloads_survive_a_hundred_reloads() {
         c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         c.take_until("\r\n\r\n");
     }
-    // nginx would leave a generation of workers behind each: a few are enough to see the downloads live on.
+    // nginx would leave a generation of workers behind each: a few are enough to see the downloads
+    // live on.
     let reloads = if is_nginx() { 3 } else { 100 };
     for n in 0..reloads {
         s.signal(libc::SIGHUP);

@@ -1,4 +1,5 @@
-//! The set-up of every tutorial: Debian's nginx.conf, which includes a proxy.conf with two application servers.
+//! The set-up of every tutorial: Debian's nginx.conf, which includes a proxy.conf with two
+//! application servers.
 
 use crate::common::*;
 

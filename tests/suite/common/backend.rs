@@ -93,8 +93,9 @@ struct Shared {
 }
 
 impl Backend {
-    /// A keepalive HTTP server: the closure turns a request into the bytes of the answer. The connection ends
-    /// after an answer with `Connection: close`, after an HTTP/1.0 request and after `Connection: close`.
+    /// A keepalive HTTP server: the closure turns a request into the bytes of the answer. The
+    /// connection ends after an answer with `Connection: close`, after an HTTP/1.0 request and
+    /// after `Connection: close`.
     pub fn http(answer: impl Fn(&Req) -> Vec<u8> + Send + Sync + 'static) -> Backend {
         Self::start(Box::new(move |conn, number, shared| {
             serve(conn, number, shared, &answer);

@@ -267,14 +267,6 @@ impl Conn {
         );
     }
 
-    /// Whether nothing comes and the connection stays open for `limit`.
-    pub fn is_quiet_for(&mut self, limit: Duration) -> bool {
-        self.set_read_timeout(limit);
-        let quiet = self.fill().is_err_and(|e| e.contains("nothing came"));
-        self.set_read_timeout(PATIENCE);
-        quiet && self.buffer.is_empty()
-    }
-
     /// Change how long reads wait.
     pub fn set_read_timeout(&mut self, limit: Duration) {
         match &self.stream {

@@ -16,8 +16,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// `clients` connections asking for `path`. Anything but a whole 200 is a failure; a connection that the
-    /// proxy closes between two answers is opened again, as HTTP permits.
+    /// `clients` connections asking for `path`. Anything but a whole 200 is a failure; a connection
+    /// that the proxy closes between two answers is opened again, as HTTP permits.
     pub fn start(port: u16, path: &str, clients: usize) -> Load {
         Self::start_with(port, path, "Host: localhost\r\n", clients)
     }

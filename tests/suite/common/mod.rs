@@ -1,12 +1,13 @@
-//! The harness of the integration tests: start the binary on a small configuration in a prefix of its own,
-//! talk to it in bytes, and stand behind it as scripted application servers.
+//! The harness of the integration tests: start the binary on a small configuration in a prefix of
+//! its own, talk to it in bytes, and stand behind it as scripted application servers.
 //!
-//! The binary under test is `RINGWAY_TEST_BINARY`, by default the `ringway` of this build. Pointing it at an
-//! nginx runs the same expectations against nginx: a test which expresses a deliberate difference asks
-//! [`is_nginx`] and says what it skips (see [`skip_on_nginx`]).
+//! The binary under test is `RINGWAY_TEST_BINARY`, by default the `ringway` of this build. Pointing
+//! it at an nginx runs the same expectations against nginx: a test which expresses a deliberate
+//! difference asks [`is_nginx`] and says what it skips (see [`skip_on_nginx`]).
 
 pub mod backend;
 pub mod client;
+pub mod dns;
 pub mod load;
 pub mod ports;
 pub mod server;
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-pub use backend::{Backend, Req, ok, resp};
-pub use client::{Conn, Response};
+pub use backend::{Backend, ok, resp};
+pub use client::Conn;
+pub use dns::Dns;
 pub use load::Load;
 pub use server::{Server, Setup, full, http};
 

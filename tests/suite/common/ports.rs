@@ -1,5 +1,5 @@
-//! Ports for listeners: below the ephemeral range, so that no outgoing connection sits on one, and reserved
-//! machine-wide, so that test processes running side by side never share one.
+//! Ports for listeners: below the ephemeral range, so that no outgoing connection sits on one, and
+//! reserved machine-wide, so that test processes running side by side never share one.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,8 +15,8 @@ static NEXT: AtomicU16 = AtomicU16::new(0);
 pub struct Port {
     /// The port number.
     pub number: u16,
-    /// Nobody sends to it. Two sockets cannot have this address at once, which is the reservation: a listener
-    /// with SO_REUSEPORT would not notice another one on its TCP port.
+    /// Nobody sends to it. Two sockets cannot have this address at once, which is the reservation:
+    /// a listener with SO_REUSEPORT would not notice another one on its TCP port.
     _reservation: UdpSocket,
 }
 
@@ -39,8 +39,8 @@ pub fn reserve() -> Port {
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
-/// Bound but not listening: a child that is being started may hold a copy of this socket for a moment, and a
-/// listening one would be in the way.
+/// Bound but not listening: a child that is being started may hold a copy of this socket for a
+/// moment, and a listening one would be in the way.
 fn is_free(number: u16) -> bool {
     let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else {
         return false;

@@ -1,4 +1,5 @@
-//! The binary under test, started on a configuration in a temporary prefix and stopped when dropped.
+//! The binary under test, started on a configuration in a temporary prefix and stopped when
+//! dropped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,8 +18,8 @@ static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
 /// Start on the content of an `http` block.
 ///
-/// `%%P0%%`, `%%P1%%` … are free ports to listen on, `%%B0%%`, `%%B1%%` … the ports of `backends`, `%%DIR%%` the
-/// prefix.
+/// `%%P0%%`, `%%P1%%` … are free ports to listen on, `%%B0%%`, `%%B1%%` … the ports of `backends`,
+/// `%%DIR%%` the prefix.
 #[track_caller]
 pub fn http(conf: &str, backends: &[&Backend]) -> Server {
     Setup::http(conf).backends(backends).start()
@@ -47,8 +48,8 @@ impl Setup {
         Self::full(&format!("events {{}}\nhttp {{\n%%HTTP%%\n{conf}\n}}\n"))
     }
 
-    /// A whole configuration; `%%HTTP%%` in its http block keeps temporary files and the access log inside the
-    /// prefix.
+    /// A whole configuration; `%%HTTP%%` in its http block keeps temporary files and the access log
+    /// inside the prefix.
     pub fn full(conf: &str) -> Setup {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("ringway-test-{}-{number}", std::process::id());
@@ -109,7 +110,8 @@ impl Setup {
         number
     }
 
-    /// The directives given by `-g`, which are otherwise `daemon off`, `pid` and `error_log … info`.
+    /// The directives given by `-g`, which are otherwise `daemon off`, `pid` and `error_log …
+    /// info`.
     pub fn globals(mut self, globals: &str) -> Setup {
         self.globals = globals.into();
         self
@@ -139,7 +141,8 @@ impl Setup {
         server
     }
 
-    /// Run to its end, as for `-t` or a start that must fail. The prefix goes with the returned server.
+    /// Run to its end, as for `-t` or a start that must fail. The prefix goes with the returned
+    /// server.
     #[track_caller]
     pub fn run(self) -> (Output, Server) {
         let mut server = self.prepare();
@@ -217,7 +220,8 @@ impl Server {
         self.get_with(path, "")
     }
 
-    /// GET with further header lines, each ending with CRLF; a Host among them replaces `localhost`.
+    /// GET with further header lines, each ending with CRLF; a Host among them replaces
+    /// `localhost`.
     #[track_caller]
     pub fn get_with(&self, path: &str, headers: &str) -> Response {
         let named = headers.to_ascii_lowercase();
