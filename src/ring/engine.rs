@@ -3,8 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::ptr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use io_uring::{opcode, types};
@@ -134,9 +135,11 @@ pub(super) struct Engine {
     pub(super) groups: [Group; 2],
     pub(super) slots: Slots,
     pub(super) orphans: RefCell<Vec<Orphan>>,
+    #[expect(clippy::vec_box, reason = "the kernel is told where they are")]
     pub(super) parts: RefCell<Vec<Box<Parts>>>,
     pub(super) pipes: RefCell<Vec<Pipe>>,
     hooks: RefCell<Vec<Hook>>,
+    leftovers: RefCell<Vec<Rc<OwnedFd>>>,
 }
 
 thread_local! {
@@ -183,6 +186,7 @@ impl Running {
             parts: RefCell::default(),
             pipes: RefCell::default(),
             hooks: RefCell::default(),
+            leftovers: RefCell::default(),
         }));
         ENGINE.with(|current| current.set(engine));
         Ok(Running {
@@ -276,6 +280,12 @@ async fn sweep_until_closed(pause: Duration) {
 }
 
 impl Engine {
+    /// Closes `fd` when the ring is gone. Operations may still be queued, and the ring's end submits
+    /// them: by then the number could be another worker's connection.
+    pub(super) fn close_at_the_end(&self, fd: Rc<OwnedFd>) {
+        self.leftovers.borrow_mut().push(fd);
+    }
+
     /// Ends sockets whose time is over; true if there may be more.
     fn expire(&self, now_ms: u64) -> bool {
         self.slots.expire(now_ms, EXPIRED_AT_ONCE, |slot| {

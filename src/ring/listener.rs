@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use io_uring::{opcode, types};
@@ -24,7 +25,9 @@ const ACCEPTS: usize = 16;
 /// What is under way is never given up: a connection that the kernel has accepted is either
 /// yielded by [`Listener::next`] or [`Listener::drain`], or closed.
 pub struct Listener {
-    fd: OwnedFd,
+    /// Open until every accept that names it is over: one that is still queued would otherwise
+    /// accept from whatever gets the number next.
+    fd: Rc<OwnedFd>,
     accepts: Vec<Op<Box<Peer>>>,
     come: VecDeque<io::Result<(OwnedFd, Addr)>>,
     paused: bool,
@@ -40,16 +43,16 @@ impl Listener {
             options.set_tcp_nodelay(true)?; // what is accepted inherits it
         }
         Ok(Listener {
-            fd,
+            fd: Rc::new(fd),
             accepts: Vec::new(),
             come: VecDeque::new(),
             paused: false,
         })
     }
 
-    /// The descriptor, which the listener keeps.
-    pub fn raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+    /// For options, and for handing the socket on.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// The next connection and its peer's address. May be dropped and called again without loss.
@@ -65,7 +68,7 @@ impl Listener {
     /// already and then waits.
     pub fn pause(&mut self) {
         if !mem::replace(&mut self.paused, true) {
-            self.cancel();
+            drop(cancel(&self.fd));
         }
     }
 
@@ -81,10 +84,10 @@ impl Listener {
     pub async fn drain(mut self, shared: bool) -> Vec<(Socket, Addr)> {
         self.paused = true;
         if shared {
-            self.cancel();
+            drop(cancel(&self.fd));
         } else {
             self.accept_queued();
-            engine::shutdown(self.raw_fd(), libc::SHUT_RD);
+            engine::shutdown(self.fd.as_raw_fd(), libc::SHUT_RD);
         }
         poll_fn(|cx| self.poll_accepts(cx)).await;
         let come = mem::take(&mut self.come);
@@ -154,22 +157,13 @@ impl Listener {
         self.accepts.push(Op::submit(peer, entry));
     }
 
-    /// Ends the accepts that are under way. By descriptor, which makes the kernel look at all that
-    /// the ring has: once per listener and pause that is no harm.
-    fn cancel(&self) {
-        if !self.accepts.is_empty() {
-            let these = types::CancelBuilder::fd(types::Fd(self.fd.as_raw_fd())).all();
-            drop(Op::submit((), opcode::AsyncCancel2::new(these).build()));
-        }
-    }
-
     /// Takes what waits in the kernel's queue, which would be reset with the socket.
     fn accept_queued(&mut self) {
         // The ring's accepts may be quicker, so this must not block.
-        if SockRef::from(&self.fd).set_nonblocking(true).is_err() {
+        if SockRef::from(&*self.fd).set_nonblocking(true).is_err() {
             return;
         }
-        while let Ok((socket, peer)) = SockRef::from(&self.fd).accept() {
+        while let Ok((socket, peer)) = SockRef::from(&*self.fd).accept() {
             self.come.push_back(Ok((socket.into(), Addr::from(peer))));
         }
     }
@@ -180,14 +174,16 @@ impl Drop for Listener {
     /// leave a client connected to nobody.
     fn drop(&mut self) {
         let accepts = mem::take(&mut self.accepts);
-        if accepts.is_empty() || engine::with(|engine| engine.open.get()) != Some(true) {
+        let fd = self.fd.clone();
+        if engine::with(|engine| engine.open.get()) != Some(true) {
+            engine::with(|engine| engine.close_at_the_end(fd));
             return;
         }
-        let cancel = types::CancelBuilder::fd(types::Fd(self.fd.as_raw_fd())).all();
-        let cancelled = Op::submit((), opcode::AsyncCancel2::new(cancel).build());
-        let Ok(fd) = self.fd.try_clone() else { return };
+        if accepts.is_empty() {
+            return;
+        }
+        drop(cancel(&fd));
         engine::spawn(async move {
-            cancelled.await;
             for accept in accepts {
                 let (cqe, _) = accept.await;
                 if cqe.res >= 0 {
@@ -198,6 +194,13 @@ impl Drop for Listener {
             drop(fd);
         });
     }
+}
+
+/// Ends the accepts on `fd` that are under way. By descriptor, which makes the kernel look at all
+/// that the ring has: once per listener and pause that is no harm.
+fn cancel(fd: &OwnedFd) -> Op<()> {
+    let these = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
+    Op::submit((), opcode::AsyncCancel2::new(these).build())
 }
 
 /// Where the kernel writes a peer's address.

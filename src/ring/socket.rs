@@ -196,7 +196,8 @@ impl Drop for Socket {
             drop(Op::submit((), opcode::Close::new(types::Fd(fd)).build()));
         } else {
             // SAFETY: the descriptor was ours alone, and the slot has let go of it.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            engine::with(|engine| engine.close_at_the_end(Rc::new(fd)));
         }
     }
 }
