@@ -146,6 +146,8 @@ struct Flight {
 enum Stage {
     /// Into a buffer of the worker's.
     Leased,
+    /// As before, after the worker had none.
+    Again,
     /// The worker has none left: into a buffer of its own.
     Owned,
     /// The socket is a non-blocking one without data: waiting for readiness.
@@ -162,17 +164,28 @@ impl Flight {
         let leased = self.leased_chunk(cqe);
         match (-cqe.res, self.stage) {
             (libc::EINTR, _) => self.again(Stage::Leased),
-            (libc::EAGAIN, Stage::Leased | Stage::Owned) => self.again(Stage::Waiting),
+            (libc::ENOBUFS, Stage::Leased | Stage::Again) => self.again(self.without_buffer()),
+            (libc::EAGAIN, _) => self.again(Stage::Waiting),
             (_, Stage::Waiting) if cqe.res >= 0 => self.again(Stage::Leased),
-            (libc::ENOBUFS, Stage::Leased) => {
-                let grown = engine::require(|engine| engine.groups[self.class as usize].grow());
-                self.again(if grown { Stage::Leased } else { Stage::Owned })
-            }
             _ => Next::Done(
                 cqe.result()
                     .map(|count| leased.unwrap_or_else(|| filled(own, count))),
             ),
         }
+    }
+
+    /// What to do when the kernel found no buffer. A batch of receives fails together, and the
+    /// first of them that comes here gets buffers for all.
+    fn without_buffer(&self) -> Stage {
+        engine::require(|engine| {
+            let group = &engine.groups[self.class as usize];
+            let ample = group.leased() < u32::from(group.live()) / 2;
+            if ample && self.stage == Stage::Leased || group.grow() {
+                Stage::Again
+            } else {
+                Stage::Owned
+            }
+        })
     }
 
     fn again(&mut self, stage: Stage) -> Next {
@@ -182,7 +195,7 @@ impl Flight {
         }
         self.stage = stage;
         self.op = match stage {
-            Stage::Leased => submit_leased(&self.slot, self.class, Expect::Now),
+            Stage::Leased | Stage::Again => submit_leased(&self.slot, self.class, Expect::Now),
             Stage::Owned => {
                 let size = engine::require(|engine| engine.groups[self.class as usize].size());
                 let mut own = Vec::with_capacity(size as usize);
