@@ -226,7 +226,7 @@ fn build_runtime(conf: &EngineConf) -> io::Result<tokio_uring::Runtime> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_coop_taskrun()
         .setup_single_issuer()
-        .setup_cqsize(conf.entries * 4);
+        .setup_cqsize(conf.entries * 8);
     let mut builder = tokio_uring::builder();
     builder.entries(conf.entries).uring_builder(&ring);
     tokio_uring::Runtime::new(&builder)

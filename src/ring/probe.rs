@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode};
 
 use super::buffers::{Buffers, Group};
-use std::os::fd::AsRawFd;
 
 /// What is in the way of io_uring. The message says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -64,14 +64,17 @@ pub enum Unavailable {
 /// Tries what the engine does, with a real operation: a filter may allow the set-up and refuse the
 /// rest.
 pub fn probe() -> Result<(), Unavailable> {
-    let setup = |error| explain("io_uring_setup", error, None);
-    // Any io_uring at all, and then ours: otherwise an old one could not be told from none.
-    IoUring::new(2).map_err(setup)?;
     let mut ring: IoUring = IoUring::builder()
         .setup_coop_taskrun()
         .setup_single_issuer()
         .build(2)
-        .map_err(|error| explain("io_uring_setup", error, Some("IORING_SETUP_SINGLE_ISSUER")))?;
+        .map_err(|error| {
+            // Without the flags an old one can be told from none.
+            let feature = IoUring::new(2)
+                .is_ok()
+                .then_some("IORING_SETUP_SINGLE_ISSUER");
+            explain("io_uring_setup", error, feature)
+        })?;
     let enter = |error| explain("io_uring_enter", error, None);
     // SAFETY: a no-op refers to nothing.
     unsafe { ring.submission().push(&opcode::Nop::new().build()) }

@@ -209,7 +209,7 @@ fn a_deadline_ends_a_send_that_is_stuck() {
     run(async {
         for (one, other) in [pair(), tcp_pair().await] {
             one.set_deadline(Some(clock::now_ms() + 10));
-            let (result, _) = one.send(noise(16 << 20)).await;
+            let (result, _) = one.send(vec![7; 16 << 20]).await;
             assert!(result.is_err() && one.timed_out() && !other.timed_out());
         }
     });
