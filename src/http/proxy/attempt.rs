@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::task::Poll;
 
 use crate::base::clock;
@@ -41,8 +42,9 @@ pub struct Answer {
     pub kept: Kept<UpstreamConn>,
     /// How its body is framed.
     pub framing: Framing,
-    /// Where in `ex.response.buf` body bytes begin that came with the head.
-    pub rest: usize,
+    /// Where in `ex.response.buf` the body bytes are that came with the head. Behind them stands
+    /// what the filters store there.
+    pub rest: Range<usize>,
     /// The connection had served a request before this one.
     pub reused: bool,
     /// The peer keeps the connection open, and the request was sent in full.
@@ -84,7 +86,7 @@ pub async fn run(
     let version = ex.response.upstream.version;
     Ok(Answer {
         framing,
-        rest: ex.response.upstream.len,
+        rest: ex.response.upstream.len..ex.response.buf.len(),
         reused,
         keepalive: sent_whole
             && conf.http_version == HttpVersion::V11

@@ -54,7 +54,7 @@ pub async fn run(
     let Ok(mut output) = Output::start(ex, client).await else {
         return Finish::Truncated;
     };
-    let body = answer.rest..ex.response.buf.len();
+    let body = answer.rest.clone();
     let mut source = Source {
         conf,
         answer: &mut answer,
@@ -105,7 +105,7 @@ pub fn give_back(
         keepalive,
         ..
     } = answer;
-    let left = (ex.response.buf.len() - rest) as u64;
+    let left = rest.len() as u64;
     let whole = match framing {
         _ if !unread => true,
         Framing::None => left == 0,

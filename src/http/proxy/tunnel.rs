@@ -22,7 +22,7 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
     ex.doing = "proxying upgraded connection";
     ex.keepalive = false;
     ex.response.content_length = None;
-    let early = ex.response.buf[answer.rest..].to_vec();
+    let early = ex.response.buf[answer.rest.clone()].to_vec();
     let Ok(mut output) = Output::start(ex, client).await else {
         return Finish::Truncated;
     };
