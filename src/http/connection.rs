@@ -237,6 +237,7 @@ async fn next_request(
     idle_deadline: Option<u64>,
 ) -> Next {
     let first = ex.client.requests == 0;
+    let pipelined = !first && idle_deadline.is_none() && !client.input.is_empty();
     if client.input.is_empty() {
         let until = match idle_deadline {
             Some(deadline) => deadline,
@@ -257,6 +258,7 @@ async fn next_request(
         }
     }
     ex.begin();
+    ex.request.pipelined = pipelined;
     ex.request.started_at = clock::precise_ms();
     ex.client.requests += 1;
     ex.doing = "reading client request line";

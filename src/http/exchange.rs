@@ -7,11 +7,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::base::proxy_protocol::ProxyProtocol;
 use crate::observe::ErrorLog;
+use crate::upstream::{Group, Peer};
 use crate::vars::{Store, Subject};
 
 use super::body::RequestBody;
@@ -29,12 +31,12 @@ use super::token::Token;
 /// Cloned by reference count without atomics; a tunnel keeps the generation it began with.
 pub struct Generation {
     /// The compiled `http {}` block, shared by all workers.
-    pub http: std::sync::Arc<HttpConf>,
+    pub http: Arc<HttpConf>,
 }
 
 impl Generation {
     /// Wraps a compiled configuration.
-    pub fn new(http: std::sync::Arc<HttpConf>) -> Self {
+    pub fn new(http: Arc<HttpConf>) -> Self {
         Self { http }
     }
 
@@ -125,6 +127,10 @@ pub struct Request {
     pub redirects_left: u8,
     /// The exchange was redirected internally, so `internal` locations are open to it.
     pub internal: bool,
+    /// It was there before the answer to the request before it was: `$pipe`.
+    pub pipelined: bool,
+    /// `$request_id`, once it was asked for.
+    pub id: Option<u128>,
     /// The method, where an `error_page` redirect turned it into GET.
     pub method_override: Option<Method>,
     /// What the `Connection` field asked for.
@@ -201,6 +207,8 @@ pub struct Response {
     pub head_sent: bool,
     /// The client's framing of the body was sent to its end: `$request_completion` is "OK".
     pub complete: bool,
+    /// The body is sent in chunked coding: `$sent_http_transfer_encoding`.
+    pub chunked: bool,
     /// The server name and date come from the upstream (`proxy_pass_header`).
     pub keep_server: bool,
     /// See `keep_server`.
@@ -270,6 +278,7 @@ impl Response {
         self.fields.clear();
         self.content_type = None;
         self.content_length = None;
+        self.chunked = false;
         self.keep_server = false;
         self.keep_date = false;
     }
@@ -279,7 +288,9 @@ impl Response {
 #[derive(Clone, Default)]
 pub struct UpstreamState {
     /// The peer as it is written in the configuration, or `host:port` of the resolved address.
-    pub peer: Option<std::sync::Arc<crate::upstream::Peer>>,
+    pub peer: Option<Arc<Peer>>,
+    /// The group in which no peer could be chosen; goes for the name of the peer then.
+    pub group: Option<Arc<Group>>,
     /// Status of the answer, or 502/504 where there was none; 0 if the attempt still runs.
     pub status: u16,
     /// Precise monotonic ms at which the attempt began.
@@ -298,6 +309,16 @@ pub struct UpstreamState {
     pub bytes_received: u64,
     /// An internal redirect followed, so that the log separates what comes next with " : ".
     pub redirected_after: bool,
+}
+
+impl UpstreamState {
+    /// What `$upstream_addr` and the log call the peer.
+    pub fn name(&self) -> Option<&str> {
+        match (&self.peer, &self.group) {
+            (Some(peer), _) => Some(&peer.conf.name),
+            (None, group) => group.as_ref().map(|group| group.name()),
+        }
+    }
 }
 
 /// One request and its response.
@@ -349,6 +370,20 @@ impl Subject for Exchange {
 
     fn store_mut(&mut self) -> &mut Store {
         &mut self.store
+    }
+
+    fn uninitialized(&mut self, name: &str) {
+        if self
+            .generation
+            .location(self.location)
+            .rewrite
+            .warn_uninitialized
+        {
+            self.log(
+                crate::observe::Level::Warn,
+                format_args!("using uninitialized \"{name}\" variable"),
+            );
+        }
     }
 }
 
@@ -408,6 +443,8 @@ impl Exchange {
         request.length = 0;
         request.redirects_left = 10;
         request.internal = false;
+        request.pipelined = false;
+        request.id = None;
         request.method_override = None;
         request.rewritten_here = false;
         self.response.clear_head();
@@ -480,9 +517,9 @@ impl crate::observe::Context for LogContext<'_> {
             out.extend_from_slice(ex.request.line());
             out.push(b'"');
         }
-        if let Some(peer) = ex.upstream.last().and_then(|u| u.peer.as_ref()) {
+        if let Some(name) = ex.upstream.last().and_then(UpstreamState::name) {
             out.extend_from_slice(b", upstream: \"");
-            ex.write_upstream_url(peer, out);
+            ex.write_upstream_url(name, out);
             out.push(b'"');
         }
         if let Some(host) = ex.request.field(Token::Host) {
@@ -500,10 +537,10 @@ impl crate::observe::Context for LogContext<'_> {
 }
 
 impl Exchange {
-    fn write_upstream_url(&self, peer: &crate::upstream::Peer, out: &mut Vec<u8>) {
+    fn write_upstream_url(&self, name: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(b"http://");
-        out.extend_from_slice(peer.conf.name.as_bytes());
-        if peer.conf.addr.ip().is_none() {
+        out.extend_from_slice(name.as_bytes());
+        if name.starts_with("unix:") {
             out.push(b':');
         }
         out.extend_from_slice(&self.request.uri);

@@ -94,6 +94,10 @@ fn find_location(ex: &mut Exchange) -> Option<Outcome> {
         if let Some(reply) = too_large(ex) {
             return Some(Outcome::Answer(reply));
         }
+        if ex.location == generation.server(ex.server).root {
+            // No location matched: the server's own rewrites have run already.
+            return None;
+        }
         match generation.location(ex.location).rewrite.run(ex) {
             rewrite::Flow::Reply(reply) => return Some(Outcome::Answer(reply)),
             rewrite::Flow::Next => return None,

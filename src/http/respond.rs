@@ -105,6 +105,7 @@ impl Output {
         if framing == Framing::Close {
             ex.keepalive = false;
         }
+        ex.response.chunked = framing == Framing::Chunked;
         write_head(ex, framing, out);
         ex.response.head_sent = true;
         ex.response.bytes_sent += out.len() as u64;
@@ -355,7 +356,7 @@ fn write_head(ex: &Exchange, framing: Framing, out: &mut Vec<u8>) {
 
 /// Sends an answer of ringway's own.
 pub async fn send(ex: &mut Exchange, client: &mut Client, reply: Reply) -> Finish {
-    if reply.status == 444 || (reply.status == 499 && reply.body.is_none()) {
+    if matches!(reply.status, 444 | 499) && reply.body.is_none() {
         ex.response.status = reply.status;
         ex.keepalive = false;
         return Finish::Drop;

@@ -202,6 +202,7 @@ impl Scope {
         self.access.inherit(&parent.access);
         self.log.inherit(&parent.log);
         self.gzip.inherit(&parent.gzip);
+        self.rewrite.inherit(&parent.rewrite);
         self.proxy
             .inherit(&parent.proxy, self.place.kind == Some(LocationKind::If));
         self.statics.inherit(&parent.statics);

@@ -34,6 +34,9 @@ pub trait Subject: Sized + 'static {
     fn store(&self) -> &Store;
     /// The values kept for this subject, for writing.
     fn store_mut(&mut self) -> &mut Store;
+    /// A variable of `set` is read and nothing was written to it yet. Told once per request and
+    /// variable.
+    fn uninitialized(&mut self, _name: &str) {}
 }
 
 /// Appends the value of a variable to `out` and says whether there is one.

@@ -42,14 +42,22 @@ struct Definition<S: 'static> {
 }
 
 enum Body<S: 'static> {
-    /// A value written by `set`: empty until then.
-    Set,
+    /// A value written by `set`.
+    Set(Unset<S>),
     /// A value written by a regular expression's named group: missing until then.
     Group,
     /// A built-in variable or one of a family; with the name to hand to the getter.
     Builtin(Get<S>, Box<[u8]>),
     /// Worked out on demand.
     Computed(Box<dyn Compute<S>>),
+}
+
+/// How a variable of `set` reads before anything was written.
+enum Unset<S: 'static> {
+    /// As the built-in variable or family whose name it has.
+    Builtin(Get<S>, Box<[u8]>),
+    /// Empty; the subject is told the name.
+    Empty(Box<str>),
 }
 
 /// One variable as a template holds it.
@@ -126,9 +134,13 @@ impl<S: Subject> Variables<S> {
         if let Some(put) = self.changeable(&name, span)? {
             return Ok(Target::Put(put));
         }
+        let unset = match self.builtin_getter(&name) {
+            Some((get, rest)) => Unset::Builtin(get, rest),
+            None => Unset::Empty(name.as_str().into()),
+        };
         let entry = self.entry(&name);
         if matches!(entry.body, None | Some(Body::Group)) {
-            entry.body = Some(Body::Set);
+            entry.body = Some(Body::Set(unset));
         }
         Ok(Target::Slot(entry.definition.slot))
     }
@@ -196,12 +208,18 @@ impl<S: Subject> Variables<S> {
     }
 
     fn builtin_body(&self, name: &str) -> Option<Body<S>> {
+        let (get, name) = self.builtin_getter(name)?;
+        Some(Body::Builtin(get, name))
+    }
+
+    /// The getter of a built-in variable or family, with the name to hand to it.
+    fn builtin_getter(&self, name: &str) -> Option<(Get<S>, Box<[u8]>)> {
         if let Some(variable) = self.builtin.get(name) {
-            return Some(Body::Builtin(variable.get, variable.name.as_bytes().into()));
+            return Some((variable.get, variable.name.as_bytes().into()));
         }
         self.families.iter().find_map(|family| {
             let rest = name.strip_prefix(family.name)?;
-            Some(Body::Builtin(family.get, rest.as_bytes().into()))
+            Some((family.get, rest.as_bytes().into()))
         })
     }
 
@@ -269,7 +287,7 @@ impl<S: Subject> Reference<S> {
         match &self.link {
             Link::Builtin(..) => None,
             Link::Named(definition) => match definition.body.get() {
-                Some(Body::Set | Body::Group) => Some(definition.slot),
+                Some(Body::Set(_) | Body::Group) => Some(definition.slot),
                 _ => None,
             },
         }
@@ -280,9 +298,15 @@ impl<S: Subject> Definition<S> {
     fn eval(&self, subject: &mut S, out: &mut Vec<u8>) -> bool {
         match self.body.get() {
             Some(Body::Builtin(get, name)) => get(subject, name, out),
-            Some(Body::Set) => match subject.store().get(self.slot) {
-                Stored::Found(value) => append(out, value),
-                _ => true,
+            Some(Body::Set(unset)) => match (subject.store().get(self.slot), unset) {
+                (Stored::Found(value), _) => append(out, value),
+                (_, Unset::Builtin(get, name)) => get(subject, name, out),
+                (_, Unset::Empty(name)) => {
+                    subject.uninitialized(name);
+                    // From now on it is empty, so that this is told once.
+                    subject.store_mut().set(self.slot, b"");
+                    true
+                }
             },
             Some(Body::Group) => match subject.store().get(self.slot) {
                 Stored::Found(value) => append(out, value),
@@ -383,9 +407,13 @@ pub(super) mod tests {
         pub uri: Vec<u8>,
         pub args: Vec<u8>,
         pub calls: usize,
+        pub uninitialized: Vec<String>,
     }
 
     impl Subject for Probe {
+        fn uninitialized(&mut self, name: &str) {
+            self.uninitialized.push(name.to_owned());
+        }
         fn store(&self) -> &Store {
             &self.store
         }
@@ -558,13 +586,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_definition_of_the_file_shadows_a_family() {
+    fn what_set_writes_shadows_a_family_from_then_on() {
         let mut variables = variables();
         let text = template("$arg_x", &mut variables);
         let target = variables.define_set("arg_x", HERE).expect("it is free");
         variables.finish().expect("all names are known");
         let mut probe = Probe::default();
-        assert_eq!(expand(&text, &mut probe), "");
+        assert_eq!(expand(&text, &mut probe), "x");
         target.write(&mut probe, b"mine");
         assert_eq!(expand(&text, &mut probe), "mine");
     }
@@ -579,6 +607,8 @@ pub(super) mod tests {
         let mut probe = Probe::default();
         let mut out = Vec::new();
         assert!(set.eval(&mut probe, &mut out));
+        assert!(set.eval(&mut probe, &mut out));
+        assert_eq!(probe.uninitialized, ["s"]);
         assert!(!group.eval(&mut probe, &mut out));
         assert!(!absent.eval(&mut probe, &mut out));
         assert!(out.is_empty());

@@ -53,6 +53,7 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, pass: &Pass) -> Outcome
         let Some(pick) = tries.pick(ex) else {
             ex.doing = "connecting to upstream";
             ex.upstream.push(UpstreamState {
+                group: Some(Arc::clone(&tries.group)),
                 status: 502,
                 ..UpstreamState::default()
             });
