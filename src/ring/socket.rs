@@ -25,7 +25,7 @@ use super::slots::{ABANDONED, FIRED, NEVER, READ_ONLY, SlotRef};
 ///
 /// At most one receive and one send should be under way at a time; two of a kind would take each
 /// other's bytes. Dropping the socket closes it, through the ring; operations that are under way
-/// are ended first by `shutdown(2)`.
+/// are ended first by `shutdown(2)`, so a send that matters is awaited before.
 pub struct Socket {
     slot: Option<SlotRef>,
     not_send: PhantomData<Rc<()>>,
