@@ -591,7 +591,7 @@ impl Raw {
 /// Turns the argument of `proxy_pass` into where it leads.
 ///
 /// # Errors
-/// As nginx: an invalid URL, a URI part where none may stand, a host that is not found.
+/// As nginx: an invalid URL, a host that is not found.
 pub fn compile_pass(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> Result<Pass> {
     let text = word.text();
     let replaced = scope.place.name.as_ref().map_or(0, |n| n.bytes.len());
@@ -600,17 +600,6 @@ pub fn compile_pass(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> R
         return Ok(Pass { to, replaced, tag });
     }
     let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
-    let may_replace = matches!(
-        scope.place.kind,
-        Some(LocationKind::Prefix | LocationKind::Exact)
-    );
-    if url.uri.is_some() && !may_replace {
-        return Err(ConfigError::at(
-            word.span,
-            "\"proxy_pass\" cannot have URI part in location given by regular expression, \
-             or inside named location, or inside \"if\" statement, or inside \"limit_except\" block",
-        ));
-    }
     let group = match c.group(url.host) {
         Some(group) => group,
         None => implicit_group(&url, word, c)?,
@@ -757,7 +746,24 @@ fn set_pass(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     if s.proxy.pass.is_some() {
         return Err(value::duplicate(node));
     }
-    s.proxy.pass = Some(node.args()[0].clone());
+    let word = &node.args()[0];
+    if !word.bytes.contains(&b'$') {
+        let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
+        // Asked here, where it is written: an `if` may inherit what it must not say itself.
+        let may_replace = matches!(
+            s.place.kind,
+            Some(LocationKind::Prefix | LocationKind::Exact)
+        );
+        if url.uri.is_some() && !may_replace {
+            return Err(ConfigError::at(
+                word.span,
+                "\"proxy_pass\" cannot have URI part in location given by regular expression, \
+                 or inside named location, or inside \"if\" statement, or inside \
+                 \"limit_except\" block",
+            ));
+        }
+    }
+    s.proxy.pass = Some(word.clone());
     Ok(())
 }
 

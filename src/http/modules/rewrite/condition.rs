@@ -10,7 +10,7 @@ use crate::http::exchange::Exchange;
 use crate::observe::{Level, os_error};
 use crate::vars::{Pattern, Reference, Template, Variables};
 
-use super::run::{Run, matches};
+use super::run::Run;
 
 /// A condition as it was read; the syntax is checked.
 pub(super) enum RawCondition {
@@ -172,7 +172,7 @@ impl Condition {
                 negated,
             } => {
                 left.eval(ex, &mut value);
-                let matched = matches(pattern, &mut ex.store, &value);
+                let matched = pattern.exec_clearing(&mut ex.store, &value);
                 run.log_match(ex, source, &value, matched);
                 matched != *negated
             }

@@ -6,7 +6,7 @@ use crate::http::exchange::Exchange;
 use crate::http::respond::Reply;
 use crate::http::uri::{self, Escape};
 use crate::observe::Level;
-use crate::vars::{Pattern, Store, Template};
+use crate::vars::Template;
 
 use super::{Flag, Flow, Rewrite, Script, Step};
 
@@ -99,7 +99,9 @@ impl Run<'_> {
     }
 
     fn rewrite(&mut self, rewrite: &Rewrite, ex: &mut Exchange) -> ControlFlow<End> {
-        let matched = matches(&rewrite.pattern, &mut ex.store, &ex.request.uri);
+        let matched = rewrite
+            .pattern
+            .exec_clearing(&mut ex.store, &ex.request.uri);
         self.log_match(ex, &rewrite.source, &ex.request.uri, matched);
         if !matched {
             return Continue(());
@@ -188,15 +190,6 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// Matches `text`, for its captures too: nginx leaves none behind where nothing matched.
-pub(super) fn matches(pattern: &Pattern, store: &mut Store, text: &[u8]) -> bool {
-    let matched = pattern.exec(store, text);
-    if !matched {
-        store.clear_captures();
-    }
-    matched
 }
 
 /// The answer of a `return`.
