@@ -262,10 +262,10 @@ fn test(start: &Start, dump: bool, quiet: bool) -> ExitCode {
     };
     master::tell_warnings(&report);
     if !quiet {
+        eprintln!("ringway: the configuration file {path} syntax is ok");
         for notice in &report.notices {
             eprintln!("ringway: {}", notice.render(&report.sources));
         }
-        eprintln!("ringway: the configuration file {path} syntax is ok");
     }
     if Listeners::check(&gateway.listens()).is_err() {
         return failed();

@@ -61,8 +61,6 @@ fn boot(start: Start) -> Result<(Master, Started), Failed> {
     } else {
         Started::nobody_waits()
     };
-    // The first threads start here: nothing may fork any more.
-    writer::start().or_else(|error| fail("the log writer", &error))?;
     let pid_file = if start.attached {
         None
     } else {
@@ -82,7 +80,8 @@ fn boot(start: Start) -> Result<(Master, Started), Failed> {
     Ok((master, started))
 }
 
-/// Gives up root, then listens to signals.
+/// Gives up root, then starts the first threads: they inherit what is left, and from here on nothing
+/// may fork.
 fn begin(gateway: &Gateway, sender: channel::Sender<signals::Received>) -> Result<(), Failed> {
     if let Some(account) = &gateway.process.user
         && let Err(message) = privileges::become_user(account)
@@ -90,6 +89,7 @@ fn begin(gateway: &Gateway, sender: channel::Sender<signals::Received>) -> Resul
         log_process!(Level::Emerg, "{message}");
         return Err(Failed);
     }
+    writer::start().or_else(|error| fail("the log writer", &error))?;
     signals::listen(sender, |received| received).or_else(|error| fail("sigaction()", &error))
 }
 

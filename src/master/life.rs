@@ -314,8 +314,7 @@ impl Master {
             log_process!(Level::Alert, "the pid file could not be renamed {shown}");
             return;
         }
-        let with_capabilities = self.gateway.process.user.is_some() || self.parent.is_some();
-        match NewBinary::start(&self.invocation, &self.listeners, with_capabilities) {
+        match NewBinary::start(&self.invocation, &self.listeners) {
             Ok(binary) => {
                 log_process!(Level::Notice, "start new binary process {}", binary.pid());
                 self.new_binary = Some(binary);

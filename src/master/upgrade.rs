@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus};
 
 use super::listeners::Listeners;
 use super::privileges;
+use crate::base::capability;
 
 /// Names the inherited sockets: `RINGWAY=5;6;7;`. (nginx: `NGINX`)
 const VARIABLE: &str = "RINGWAY";
@@ -51,12 +52,8 @@ pub struct NewBinary {
 }
 
 impl NewBinary {
-    /// Starts it with the sockets of `listeners`. `with_capabilities` passes on what root left us.
-    pub fn start(
-        invocation: &Invocation,
-        listeners: &Listeners,
-        with_capabilities: bool,
-    ) -> io::Result<NewBinary> {
+    /// Starts it with the sockets of `listeners`, and with what root left us.
+    pub fn start(invocation: &Invocation, listeners: &Listeners) -> io::Result<NewBinary> {
         // Duplicates, which unlike the originals survive the execution.
         let sockets: Vec<OwnedFd> = listeners
             .descriptors()
@@ -70,7 +67,7 @@ impl NewBinary {
         }
         let mut command = Command::new(&invocation.program);
         command.args(&invocation.arguments).env(VARIABLE, value);
-        if with_capabilities {
+        if !capability::is_root() {
             // SAFETY: only system calls on plain integers between fork and exec.
             unsafe { command.pre_exec(privileges::pass_capabilities_on) };
         }
