@@ -175,6 +175,12 @@ impl Request {
         self.head.target.of(&self.buf)
     }
 
+    /// The target up to the question mark, as it was sent.
+    pub fn target_path(&self) -> &[u8] {
+        let target = self.target();
+        &target[..memchr::memchr(b'?', target).unwrap_or(target.len())]
+    }
+
     /// The whole request line without its line end: `$request`.
     pub fn line(&self) -> &[u8] {
         self.head.line.of(&self.buf)

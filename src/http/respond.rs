@@ -356,7 +356,8 @@ fn write_head(ex: &Exchange, framing: Framing, out: &mut Vec<u8>) {
 
 /// Sends an answer of ringway's own.
 pub async fn send(ex: &mut Exchange, client: &mut Client, reply: Reply) -> Finish {
-    if matches!(reply.status, 444 | 499) && reply.body.is_none() {
+    // 408 is for the log: a client that was late has no answer coming.
+    if matches!(reply.status, 408 | 444 | 499) && reply.body.is_none() {
         ex.response.status = reply.status;
         ex.keepalive = false;
         return Finish::Drop;
@@ -386,7 +387,7 @@ fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
     let page = match reply.body {
         Some(body) => {
             let content_type = core.types.of(&ex.request.uri).unwrap_or(&core.default_type);
-            if !body.is_empty() || shown != 204 {
+            if shown != 204 {
                 ex.response.set_content_type(content_type);
             }
             body
@@ -451,15 +452,12 @@ pub fn absolute_location(ex: &Exchange, location: Vec<u8>) -> Vec<u8> {
     if !location.starts_with(b"/") || !core.absolute_redirect {
         return location;
     }
-    let server = &ex.generation.server(ex.server).name;
     let mut out = Vec::with_capacity(location.len() + 64);
     out.extend_from_slice(b"http://");
     if core.server_name_in_redirect {
-        out.extend_from_slice(server);
+        out.extend_from_slice(&ex.generation.server(ex.server).name);
     } else if !ex.request.host.is_empty() {
         out.extend_from_slice(&ex.request.host);
-    } else if !server.is_empty() {
-        out.extend_from_slice(server);
     } else if let Some(local) = ex.client.local {
         out.extend_from_slice(local.ip().to_canonical().to_string().as_bytes());
     }

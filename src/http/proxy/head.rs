@@ -1,6 +1,6 @@
 //! Heads across the proxy: the request as the upstream gets it, the response as the client does.
 
-use crate::http::exchange::Exchange;
+use crate::http::exchange::{Exchange, Request};
 use crate::http::h1::head::Field;
 use crate::http::token::Token;
 use crate::http::uri::{self, Escape};
@@ -111,7 +111,7 @@ fn write_own(ex: &Exchange, out: &mut Vec<u8>) {
         out.extend_from_slice(target);
         return;
     }
-    uri::escape(&request.uri, Escape::Path, out);
+    write_path(request, &request.uri, out);
     write_args(&request.args, out);
 }
 
@@ -120,19 +120,25 @@ fn write_replaced(ex: &Exchange, replacement: &[u8], replaced: usize, out: &mut 
     let request = &ex.request;
     if request.rewritten_here {
         // After `rewrite … break` the URI part of proxy_pass is ignored.
-        uri::escape(&request.uri, Escape::Path, out);
+        write_path(request, &request.uri, out);
     } else {
         if !replacement.starts_with(b"/") {
             out.push(b'/');
         }
         out.extend_from_slice(replacement);
-        uri::escape(
-            request.uri.get(replaced..).unwrap_or(b""),
-            Escape::Path,
-            out,
-        );
+        write_path(request, request.uri.get(replaced..).unwrap_or(b""), out);
     }
     write_args(&request.args, out);
+}
+
+/// A part of `$uri`, encoded anew. Where the client escaped nothing and no rewrite or redirect had
+/// a hand in it, its bytes are as the client sent them and go on so.
+fn write_path(request: &Request, path: &[u8], out: &mut Vec<u8>) {
+    if request.internal || memchr::memchr(b'%', request.target_path()).is_some() {
+        uri::escape(path, Escape::Path, out);
+    } else {
+        out.extend_from_slice(path);
+    }
 }
 
 fn write_args(args: &[u8], out: &mut Vec<u8>) {

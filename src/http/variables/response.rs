@@ -10,7 +10,8 @@ type V = Variable<Exchange>;
 
 pub(super) static TABLE: &[V] = &[
     V::new("status", |ex, _, out| {
-        let status = ex.response.status;
+        // What error_page decided holds before its page is made.
+        let status = ex.response.status_override.unwrap_or(ex.response.status);
         let digit = |n: u16| b'0' + (n % 10) as u8;
         found(
             out,
