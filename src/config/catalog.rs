@@ -54,8 +54,8 @@ impl Catalog {
     /// Adds a module's rows.
     pub fn add<S: 'static>(&mut self, rows: &[Row<S>]) {
         for row in rows {
-            let status = match row.set {
-                Set::Notice(why) => Status::Notice(why),
+            let status = match (&row.set, row.without_effect) {
+                (&Set::Notice(why), _) | (_, Some(why)) => Status::Notice(why),
                 _ => Status::Implemented,
             };
             self.push(Meta {

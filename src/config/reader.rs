@@ -139,7 +139,11 @@ impl<'a> Reader<'a> {
         };
         check_form(node, row)?;
         self.set(node, row, scope)
-            .map_err(|error| first_of(error, node))
+            .map_err(|error| first_of(error, node))?;
+        if let Some(why) = row.without_effect {
+            self.without_effect(node, why);
+        }
+        Ok(())
     }
 
     fn set<S>(&mut self, node: &Node, row: &Row<S>, scope: &mut S) -> Result<()> {
@@ -156,11 +160,15 @@ impl<'a> Reader<'a> {
             }
             Set::Custom(read) | Set::Block(read) => read(self, scope, node),
             Set::Notice(why) => {
-                let message = format!("\"{}\" directive has no effect: {why}", row.name);
-                self.notice(node.span(), message);
+                self.without_effect(node, why);
                 Ok(())
             }
         }
+    }
+
+    fn without_effect(&mut self, node: &Node, why: &str) {
+        let message = format!("\"{}\" directive has no effect: {why}", node.name());
+        self.notice(node.span(), message);
     }
 
     /// A directive without a row for this context.

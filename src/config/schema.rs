@@ -167,6 +167,8 @@ pub struct Row<S: 'static> {
     pub doc: &'static str,
     /// What to do with it.
     pub set: Set<S>,
+    /// Why the value is checked and kept, and yet changes nothing; `-t` says so.
+    pub without_effect: Option<&'static str>,
 }
 
 /// Gives the place in a scope for a directive's value.
@@ -299,6 +301,12 @@ impl<S: 'static> Row<S> {
         self
     }
 
+    /// Says that the value is checked and kept, and yet changes nothing so far, and why.
+    pub const fn without_effect(mut self, why: &'static str) -> Self {
+        self.without_effect = Some(why);
+        self
+    }
+
     /// Whether the directive has a block.
     pub const fn is_block(&self) -> bool {
         matches!(self.set, Set::Block(_))
@@ -312,6 +320,7 @@ impl<S: 'static> Row<S> {
             default: NO_DEFAULT,
             doc: "",
             set,
+            without_effect: None,
         }
     }
 }

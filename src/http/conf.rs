@@ -10,7 +10,7 @@ use crate::upstream::{Group, Upstream};
 use crate::vars::{HostTable, Pattern, Template};
 
 use super::exchange::Exchange;
-use super::modules::{access, core, error_page, gzip, headers, log, rewrite, statics};
+use super::modules::{access, core, error_page, gzip, headers, log, rewrite, ssl, statics};
 use super::proxy;
 
 /// The whole `http {}` block, ready to serve.
@@ -89,6 +89,8 @@ pub struct Server {
     pub root: u32,
     /// What is read before a location is known.
     pub client: core::ClientConf,
+    /// The `ssl_…` directives, for listeners that speak TLS.
+    pub ssl: ssl::Conf,
     /// `@named` locations.
     pub named: Vec<(Box<[u8]>, u32)>,
 }

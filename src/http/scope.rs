@@ -17,8 +17,8 @@ use super::conf::{
 };
 use super::exchange::Exchange;
 use super::modules::{
-    access, core, error_page, gzip, headers, later, log, map, resolver, rewrite, server, statics,
-    upstream,
+    access, core, error_page, gzip, headers, later, log, map, resolver, rewrite, server, ssl,
+    statics, upstream,
 };
 use super::proxy;
 
@@ -47,6 +47,8 @@ pub struct Scope {
     pub statics: statics::Raw,
     /// What only `server {}` has.
     pub server: server::Raw,
+    /// The `ssl_…` directives.
+    pub ssl: ssl::Raw,
     /// What the block is, and where it stands.
     pub place: Place,
     /// Locations and `if` blocks inside this one, in the order of the file.
@@ -78,10 +80,11 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 15] {
+pub fn tables() -> [&'static [Row<Scope>]; 16] {
     [
         core::ROWS,
         server::ROWS,
+        ssl::ROWS,
         error_page::ROWS,
         headers::ROWS,
         access::ROWS,
@@ -121,6 +124,8 @@ pub struct Compiler<'r, 'a> {
     locations: Vec<Location>,
     /// `log_format`s by name.
     pub formats: log::Formats,
+    /// The zones of `ssl_session_cache` and `ssl_ocsp_cache`.
+    pub ssl_zones: ssl::Zones,
     /// The resolvers in use, so that equal ones share a cache.
     pub resolvers: resolver::Table,
     /// Main-context `error_log`, which `http {}` inherits.
@@ -145,6 +150,7 @@ pub fn compile(
         servers: Vec::new(),
         locations: Vec::new(),
         formats: log::Formats::default(),
+        ssl_zones: ssl::Zones::default(),
         resolvers: resolver::Table::default(),
         error_log,
     };
@@ -156,12 +162,15 @@ pub fn compile(
         c.add_group(&http, &raw)?;
     }
     http.core.finish_root();
+    http.ssl.declare_zones(&mut c.ssl_zones)?;
     let mut servers = std::mem::take(&mut http.children);
     for scope in &mut servers {
         scope.inherit(&http);
         let id = c.servers.len() as u32;
         let name = scope.server.first_name();
         let client = scope.core.compile_client();
+        scope.ssl.inherit(&http.ssl);
+        let ssl = scope.ssl.compile(&mut c)?;
         let root = c.compile_location(scope)?;
         let named = c.named_of(root);
         debug_assert_eq!(id, c.servers.len() as u32);
@@ -169,6 +178,7 @@ pub fn compile(
             name,
             root,
             client,
+            ssl,
             named,
         });
     }

@@ -8,6 +8,7 @@ mod common;
 
 mod clients;
 mod config_errors;
+mod config_ssl;
 mod http_bodies;
 mod http_broken_backends;
 mod http_connection;

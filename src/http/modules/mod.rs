@@ -12,5 +12,6 @@ pub mod mime_set;
 pub mod resolver;
 pub mod rewrite;
 pub mod server;
+pub mod ssl;
 pub mod statics;
 pub mod upstream;

@@ -13,17 +13,18 @@ use std::fmt::Display;
 use std::io::Write as _;
 
 use crate::http::exchange::Exchange;
-use crate::http::modules::gzip;
+use crate::http::modules::{gzip, ssl};
 use crate::vars::Variable;
 
 /// All of them, for the registry of a configuration.
-pub static TABLES: [&[Variable<Exchange>]; 6] = [
+pub static TABLES: [&[Variable<Exchange>]; 7] = [
     client::TABLE,
     request::TABLE,
     response::TABLE,
     upstream::TABLE,
     time::TABLE,
     gzip::VARIABLES,
+    ssl::VARIABLES,
 ];
 
 /// Appends a value that is there.

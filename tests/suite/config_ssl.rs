@@ -1,0 +1,176 @@
+//! `ssl_…` is checked as nginx checks it, though no listener speaks TLS yet.
+
+use crate::common::*;
+
+/// A certificate for nobody, which nginx loads too.
+const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBgzCCASmgAwIBAgIUEajeu6q1kfI/K5T8t6siZY3cnrkwCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMcmluZ3dheS50ZXN0MB4XDTI2MTEyMTE2MzIyNVoXDTQ2MTEx
+NjE2MzIyNVowFzEVMBMGA1UEAwwMcmluZ3dheS50ZXN0MFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAEsopRcLG4PdAzJaUvP59mAgmr1IKw+4x+qpfzhP6o+TA/Afw3
+SL4U4luCmoFiRsSobrDlZRT+F1FAN3aY1DS/uqNTMFEwHQYDVR0OBBYEFIS/phr0
+BRw2hz59CF4y5gtCcMu1MB8GA1UdIwQYMBaAFIS/phr0BRw2hz59CF4y5gtCcMu1
+MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIgVQPi1SaSMSJLZxU0
+pl7T0diXKJt6/YRhqtxtFUl+ky0CIQDnDRpai1m8cUnjD6FLgq8ZO7kGlk7jog6Z
+W6mpet5XGg==
+-----END CERTIFICATE-----
+";
+
+const KEY: &str = "\
+-----BEGIN EC PRIVATE KEY-----
+MHcCAQEEIKBsd6/lsC2Gl/Hpy1zJ+72L8DoRd9i+8z5e8M3xiSjcoAoGCCqGSM49
+AwEHoUQDQgAEsopRcLG4PdAzJaUvP59mAgmr1IKw+4x+qpfzhP6o+TA/Afw3SL4U
+4luCmoFiRsSobrDlZRT+F1FAN3aY1DS/ug==
+-----END EC PRIVATE KEY-----
+";
+
+/// A certificate with its key, before what a case adds.
+const PAIR: &str = "ssl_certificate c.pem; ssl_certificate_key k.pem;";
+
+/// What `-t` says about a server block with this content: the exit code and the lines.
+fn check(server: &str) -> (Option<i32>, Vec<String>) {
+    let conf = format!("events {{}} http {{ server {{ listen 127.0.0.1:1; {server} }} }}");
+    let setup = Setup::full(&conf)
+        .globals("")
+        .args(&["-t"])
+        .file("c.pem", CERTIFICATE)
+        .file("k.pem", KEY)
+        .file("short", "not 48 bytes");
+    let (output, s) = setup.run();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let text = text.replace(&s.prefix.display().to_string(), "DIR");
+    (
+        output.status.code(),
+        text.lines().map(String::from).collect(),
+    )
+}
+
+#[test]
+fn values_are_checked() {
+    let mut differ = Vec::new();
+    for (server, expected) in [
+        ("ssl_protocols TLSv1.4;", "invalid value \"TLSv1.4\""),
+        (
+            "ssl_ciphers a; ssl_ciphers a;",
+            "\"ssl_ciphers\" directive is duplicate",
+        ),
+        ("ssl_session_cache foo;", "invalid session cache \"foo\""),
+        (
+            "ssl_session_cache builtin:x;",
+            "invalid session cache \"builtin:x\"",
+        ),
+        (
+            "ssl_session_cache shared:A;",
+            "invalid session cache \"shared:A\"",
+        ),
+        (
+            "ssl_session_cache shared::1m;",
+            "invalid session cache \"shared::1m\"",
+        ),
+        (
+            "ssl_session_cache shared:A:1k;",
+            "session cache \"shared:A:1k\" is too small",
+        ),
+        (
+            "ssl_session_timeout 500ms;",
+            "\"ssl_session_timeout\" directive invalid value",
+        ),
+        ("ssl_verify_client maybe;", "invalid value \"maybe\""),
+        (
+            "ssl_verify_depth -1;",
+            "\"ssl_verify_depth\" directive invalid number",
+        ),
+        (
+            "ssl_ocsp_cache shared:A;",
+            "invalid OCSP cache \"shared:A\"",
+        ),
+        (
+            "ssl_password_file /no;",
+            "open() \"/no\" failed (2: No such file or directory)",
+        ),
+        (
+            "location / { ssl_ciphers a; }",
+            "\"ssl_ciphers\" directive is not allowed here",
+        ),
+    ] {
+        let (code, lines) = check(server);
+        let wanted = format!("{}: [emerg] {expected} in DIR/nginx.conf:1", prog());
+        if code != Some(1) || lines[0] != wanted {
+            differ.push(format!("{server}: wanted {wanted}, got {lines:?}"));
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
+
+#[test]
+fn files_are_looked_at_once_there_is_a_certificate() {
+    for files in [
+        "ssl_certificate_key /no; ssl_dhparam /no; ssl_crl /no; ssl_session_ticket_key /no;",
+        "ssl_certificate $ssl_server_name.pem; ssl_certificate_key $ssl_server_name.key;",
+        PAIR,
+    ] {
+        let (code, lines) = check(files);
+        assert_eq!(code, Some(0), "{files}: {lines:?}");
+    }
+    for (server, expected) in [
+        (
+            "ssl_certificate c.pem;",
+            "no \"ssl_certificate_key\" is defined for certificate \"c.pem\"",
+        ),
+        (
+            "ssl_certificate no.pem; ssl_certificate_key k.pem;",
+            "cannot load certificate \"DIR/no.pem\":",
+        ),
+        (
+            "ssl_certificate c.pem; ssl_certificate_key c.pem;",
+            "cannot load certificate key \"DIR/c.pem\":",
+        ),
+        (
+            "ssl_verify_client on;",
+            "no ssl_client_certificate for ssl_verify_client",
+        ),
+        (
+            "ssl_session_ticket_key short;",
+            "\"DIR/short\" must be 48 or 80 bytes",
+        ),
+        (
+            "ssl_conf_command Foo x;",
+            "SSL_CONF_cmd(\"Foo\", \"x\") failed",
+        ),
+    ] {
+        let pair = if server.starts_with("ssl_certificate") {
+            ""
+        } else {
+            PAIR
+        };
+        let (code, lines) = check(&format!("{pair} {server}"));
+        let wanted = format!("{}: [emerg] {expected}", prog());
+        assert_eq!(code, Some(1), "{server}");
+        assert!(
+            lines[0].starts_with(&wanted),
+            "{server}: wanted {wanted}, got {lines:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_kept_is_told_and_tls_is_refused() {
+    if skip_on_nginx("it has TLS") {
+        return;
+    }
+    let (code, lines) = check("ssl_protocols TLSv1.3;");
+    assert_eq!(code, Some(0));
+    assert!(
+        lines[0].starts_with("ringway: [notice] \"ssl_protocols\" directive has no effect:"),
+        "{lines:?}"
+    );
+    for server in ["ssl on;", "listen 127.0.0.1:2 ssl;"] {
+        let (code, lines) = check(server);
+        assert_eq!(code, Some(1), "{server}");
+        assert!(
+            lines[0].contains("not implemented by ringway yet"),
+            "{lines:?}"
+        );
+    }
+}
