@@ -79,7 +79,7 @@ impl Drop for OpenGuard {
 
 fn client_info(local: &Local, sock: &Socket, remote: Remote, listen: Rc<ListenAddr>) -> ClientInfo {
     let remote_text = match &remote {
-        Remote::Inet(addr) => addr.ip().to_canonical().to_string(),
+        Remote::Inet(addr) => addr.ip().to_string(),
         Remote::Unix => "unix:".into(),
     };
     ClientInfo {

@@ -198,6 +198,8 @@ pub struct Response {
     pub buf: Vec<u8>,
     /// The head as the upstream sent it (`$upstream_http_…`).
     pub upstream: ResponseHead,
+    /// What the upstream sent after its body (`$upstream_trailer_…`); empty until then.
+    pub trailers: Fields,
     /// The fields to send, except those that the encoder writes itself (Server, Date,
     /// Content-Type, Content-Length, Connection, Transfer-Encoding …).
     pub fields: Vec<Field>,
@@ -257,6 +259,16 @@ impl Response {
         Range32::new(start, self.buf.len())
     }
 
+    /// Takes over the fields which the upstream sent after its body.
+    pub fn store_trailers(&mut self, buf: &[u8], trailers: &Fields) {
+        let start = self.buf.len();
+        self.buf.extend_from_slice(buf);
+        for field in trailers {
+            let (name, value) = (field.name.shifted(start), field.value.shifted(start));
+            self.trailers.push(&self.buf, name, value);
+        }
+    }
+
     /// Sets the Content-Type to send.
     pub fn set_content_type(&mut self, value: &[u8]) {
         self.content_type = Some(self.store(value));
@@ -281,6 +293,7 @@ impl Response {
         self.reason = None;
         self.buf.clear();
         self.upstream.clear();
+        self.trailers.clear();
         self.fields.clear();
         self.content_type = None;
         self.content_length = None;

@@ -34,7 +34,7 @@ impl Pattern {
             let source = String::from_utf8_lossy(source);
             ConfigError::at(
                 span,
-                format!("invalid regular expression \"{source}\": {reason}"),
+                format!("invalid regular expression: {reason} in \"{source}\""),
             )
         })?;
         let mut groups = Vec::new();
@@ -148,9 +148,8 @@ mod tests {
         let mut variables = variables();
         let error = Pattern::compile(b"(a", false, HERE, &mut variables).expect_err("it is wrong");
         assert!(
-            error
-                .message
-                .starts_with("invalid regular expression \"(a\": "),
+            error.message.starts_with("invalid regular expression: ")
+                && error.message.ends_with(" in \"(a\""),
             "{error}"
         );
         let error = Pattern::compile(b"(?<uri>a)", false, HERE, &mut variables);

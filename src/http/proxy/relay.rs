@@ -277,6 +277,8 @@ impl Source<'_> {
                 Ok(Step::NeedMore) => return Ok(false),
                 Ok(Step::End { consumed }) => {
                     self.answer.keepalive &= used + consumed == bytes.len();
+                    let (buf, trailers) = decoder.trailers();
+                    ex.response.store_trailers(buf, trailers);
                     return Ok(true);
                 }
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! The client's connection, the server's address, the process.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::{display, found, maybe, number, seconds};
 use crate::base::clock;
@@ -48,7 +48,7 @@ pub(super) static TABLE: &[V] = &[
     })
     .doc("Age of the connection in seconds."),
     V::new("proxy_protocol_addr", |ex, _, out| {
-        proxy_protocol(ex, |header| ip(header.source), out)
+        proxy_protocol(ex, |header| header.source.ip(), out)
     })
     .doc("Client address of the PROXY protocol header."),
     V::new("proxy_protocol_port", |ex, _, out| {
@@ -56,7 +56,7 @@ pub(super) static TABLE: &[V] = &[
     })
     .doc("Client port of the PROXY protocol header."),
     V::new("proxy_protocol_server_addr", |ex, _, out| {
-        proxy_protocol(ex, |header| ip(header.destination), out)
+        proxy_protocol(ex, |header| header.destination.ip(), out)
     })
     .doc("Server address of the PROXY protocol header."),
     V::new("proxy_protocol_server_port", |ex, _, out| {
@@ -75,10 +75,12 @@ pub(super) static TABLE: &[V] = &[
 ];
 
 fn binary_remote_addr(ex: &mut Exchange, _: &[u8], out: &mut Vec<u8>) -> bool {
-    match ex.client.remote.ip() {
-        Some(IpAddr::V4(ip)) => found(out, &ip.octets()),
-        Some(IpAddr::V6(ip)) => found(out, &ip.octets()),
-        None => found(out, ex.client.remote_text.as_bytes()),
+    match &ex.client.remote {
+        Remote::Inet(addr) => match addr.ip() {
+            IpAddr::V4(ip) => found(out, &ip.octets()),
+            IpAddr::V6(ip) => found(out, &ip.octets()),
+        },
+        Remote::Unix => found(out, ex.client.remote_text.as_bytes()),
     }
 }
 
@@ -92,10 +94,10 @@ fn proxy_add_x_forwarded_for(ex: &mut Exchange, _: &[u8], out: &mut Vec<u8>) -> 
 
 fn server_addr(ex: &mut Exchange, _: &[u8], out: &mut Vec<u8>) -> bool {
     if let (Remote::Inet(_), Some(local)) = (&ex.client.remote, ex.client.local) {
-        return display(out, ip(local));
+        return display(out, local.ip());
     }
     match &*ex.client.listen {
-        ListenAddr::Inet(addr) => display(out, ip(*addr)),
+        ListenAddr::Inet(addr) => display(out, addr.ip()),
         ListenAddr::Unix(path) => {
             out.extend_from_slice(b"unix:");
             found(out, path.as_os_str().as_encoded_bytes())
@@ -113,9 +115,4 @@ fn proxy_protocol<T: std::fmt::Display>(
         Some(header) => display(out, part(header)),
         None => maybe(out, None),
     }
-}
-
-/// The address, as IPv4 where an IPv6 socket shows an IPv4 peer.
-fn ip(addr: SocketAddr) -> IpAddr {
-    addr.ip().to_canonical()
 }

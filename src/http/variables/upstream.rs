@@ -57,8 +57,10 @@ pub(super) static TABLE: &[V] = &[
         maybe(out, value)
     })
     .doc("A cookie that the peer's answer sets."),
-    // The trailers of answers are checked and dropped, as nginx drops them by default.
-    V::family("upstream_trailer_", |_, _, _| false).doc("A field after the body of the answer."),
+    V::family("upstream_trailer_", |ex, name, out| {
+        joined_field(&ex.response.trailers, &ex.response.buf, name, out)
+    })
+    .doc("A field after the body of the peer's answer."),
     V::new("proxy_host", |ex, _, out| {
         maybe(
             out,
