@@ -48,6 +48,11 @@ pub fn log_time(out: &mut Vec<u8>) {
     with_texts(|texts| out.extend_from_slice(texts.log_time.as_bytes()));
 }
 
+/// Appends the local time as syslog has it (RFC 3164, 4.1.2): `Nov 21 08:00:00`.
+pub fn syslog_time(out: &mut Vec<u8>) {
+    with_texts(|texts| out.extend_from_slice(texts.syslog_time.as_bytes()));
+}
+
 /// Appends the local time in the common log format: `21/Nov/2026:08:00:00 +0000`.
 pub fn time_local(out: &mut Vec<u8>) {
     with_texts(|texts| out.extend_from_slice(texts.time_local.as_bytes()));
@@ -74,6 +79,7 @@ pub fn format_http_date(secs: i64, out: &mut Vec<u8>) {
 #[derive(Default)]
 struct Texts {
     log_time: String,
+    syslog_time: String,
     time_local: String,
     iso8601: String,
     http_date: String,
@@ -107,12 +113,14 @@ impl Texts {
         let name = MONTHS[local.tm_mon as usize % 12];
         let Texts {
             log_time,
+            syslog_time,
             time_local,
             iso8601,
             http_date,
         } = self;
         for text in [
             &mut *log_time,
+            &mut *syslog_time,
             &mut *time_local,
             &mut *iso8601,
             &mut *http_date,
@@ -123,6 +131,10 @@ impl Texts {
         let _ = write!(
             log_time,
             "{year}/{month:02}/{day:02} {hour:02}:{minute:02}:{second:02}"
+        );
+        let _ = write!(
+            syslog_time,
+            "{name} {day:2} {hour:02}:{minute:02}:{second:02}"
         );
         let _ = write!(
             time_local,
@@ -212,6 +224,11 @@ mod tests {
     fn current_texts_have_their_shape() {
         let shape = |text: String| text.replace(|c: char| c.is_ascii_digit(), "0");
         assert_eq!(shape(text(log_time)), "0000/00/00 00:00:00");
+        let syslog = text(syslog_time);
+        assert_eq!(
+            (syslog.len(), shape(syslog[7..].to_owned()).as_str()),
+            (15, "00:00:00")
+        );
         let zoned = shape(text(time_local));
         assert_eq!(
             (&zoned[..3], &zoned[6..20], zoned.len()),

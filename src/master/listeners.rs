@@ -73,30 +73,36 @@ impl Listeners {
     /// seconds.
     pub fn prepare(&self, wanted: &[ListenSpec], workers: usize) -> Result<Prepared, BindFailed> {
         assert!(workers > 0, "a gateway has at least one worker");
-        let mut missing: Vec<&ListenSpec> =
+        let missing: Vec<&ListenSpec> =
             wanted.iter().filter(|spec| !self.has(&spec.addr)).collect();
+        self.wait_until_free(&missing)?;
         let mut fresh = Vec::with_capacity(missing.len());
+        for spec in missing {
+            fresh.push(open(spec, workers).map_err(|error| bind_failed(spec, &error))?);
+        }
+        Ok(Prepared {
+            fresh,
+            wanted: wanted.to_vec(),
+        })
+    }
+
+    /// Tries all of `specs` before any is opened: SO_REUSEPORT would let a second gateway bind beside
+    /// a first one unnoticed, and a wildcard of ours would be in the way of the next address.
+    fn wait_until_free(&self, specs: &[&ListenSpec]) -> Result<(), BindFailed> {
         for attempt in 1..=BIND_TRIES {
-            let mut in_use = Vec::new();
-            for spec in missing {
-                match self.open(spec, workers) {
-                    Ok(entry) => fresh.push(entry),
-                    Err(error) => {
-                        let shown = os_error(&error);
-                        log_process!(Level::Emerg, "bind() to {} failed {shown}", spec.addr);
-                        if error.kind() != io::ErrorKind::AddrInUse {
-                            return Err(BindFailed);
-                        }
-                        in_use.push(spec);
+            let mut in_use = false;
+            for spec in specs {
+                match self.try_bind(spec) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        bind_failed(spec, &error);
+                        in_use = true;
                     }
+                    Err(error) => return Err(bind_failed(spec, &error)),
                 }
             }
-            missing = in_use;
-            if missing.is_empty() {
-                return Ok(Prepared {
-                    fresh,
-                    wanted: wanted.to_vec(),
-                });
+            if !in_use {
+                return Ok(());
             }
             if attempt < BIND_TRIES {
                 log_process!(Level::Notice, "try again to bind() after 500ms");
@@ -116,9 +122,7 @@ impl Listeners {
             };
             match probe(addr, &spec.options) {
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                    let shown = os_error(&error);
-                    log_process!(Level::Emerg, "bind() to {} failed {shown}", spec.addr);
-                    return Err(BindFailed);
+                    return Err(bind_failed(spec, &error));
                 }
                 _ => {}
             }
@@ -243,27 +247,16 @@ impl Listeners {
                 .any(|(inherited, _)| inherited == addr)
     }
 
-    fn open(&self, spec: &ListenSpec, workers: usize) -> io::Result<Entry> {
-        let sockets = match &spec.addr {
-            ListenAddr::Unix(path) => vec![open_unix(path)?],
-            ListenAddr::Inet(addr) => {
-                // SO_REUSEPORT would let a second gateway bind beside a first one unnoticed.
-                if !self.overlaps(*addr) {
-                    drop(probe(*addr, &spec.options)?);
-                }
-                let open = |_| open_inet(*addr, &spec.options);
-                (0..workers).map(open).collect::<io::Result<Vec<_>>>()?
+    /// Whether the address is nobody else's.
+    fn try_bind(&self, spec: &ListenSpec) -> io::Result<()> {
+        match &spec.addr {
+            ListenAddr::Inet(addr) if self.overlaps(*addr) => Ok(()),
+            ListenAddr::Inet(addr) => probe(*addr, &spec.options).map(drop),
+            ListenAddr::Unix(path) if path.exists() && !is_stale(path) => {
+                Err(io::Error::from_raw_os_error(libc::EADDRINUSE))
             }
-        };
-        let entry = Entry {
-            spec: spec.clone(),
-            sockets,
-            inherited: false,
-        };
-        for socket in &entry.sockets {
-            listen(socket, &spec.options)?;
+            ListenAddr::Unix(_) => Ok(()),
         }
-        Ok(entry)
     }
 
     /// Whether one of our own sockets makes an exclusive bind of `addr` fail.
@@ -310,6 +303,36 @@ impl Entry {
             log_process!(Level::Emerg, "unlink() {} failed {shown}", path.display());
         }
     }
+}
+
+/// Opens and listens on one address.
+fn open(spec: &ListenSpec, workers: usize) -> io::Result<Entry> {
+    let sockets = match &spec.addr {
+        ListenAddr::Unix(path) => vec![open_unix(path)?],
+        ListenAddr::Inet(addr) => {
+            let open = |_| open_inet(*addr, &spec.options);
+            (0..workers).map(open).collect::<io::Result<Vec<_>>>()?
+        }
+    };
+    for socket in &sockets {
+        listen(socket, &spec.options)?;
+    }
+    Ok(Entry {
+        spec: spec.clone(),
+        sockets,
+        inherited: false,
+    })
+}
+
+/// Logs that an address could not be bound.
+fn bind_failed(spec: &ListenSpec, error: &io::Error) -> BindFailed {
+    log_process!(
+        Level::Emerg,
+        "bind() to {} failed {}",
+        spec.addr,
+        os_error(error)
+    );
+    BindFailed
 }
 
 /// Whether worker `index` of `workers` accepts from socket `number` of the `count` on one address.
@@ -500,13 +523,38 @@ mod tests {
     fn an_address_that_another_process_has_is_not_shared() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let wanted = [spec(other.local_addr().unwrap())];
-        assert!(Listeners::default().open(&wanted[0], 1).is_err());
+        assert!(Listeners::default().try_bind(&wanted[0]).is_err());
         assert!(Listeners::check(&wanted).is_ok(), "-t accepts what runs");
         let ours = free_port();
         let mut first = Listeners::default();
         first.commit(first.prepare(&[spec(ours)], 1).unwrap());
-        let error = Listeners::default().open(&spec(ours), 1).unwrap_err();
+        let error = Listeners::default().try_bind(&spec(ours)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_wildcard_and_one_of_its_addresses_are_both_ours() {
+        let port = free_port().port();
+        let wildcard = spec(SocketAddr::from(([0, 0, 0, 0], port)));
+        let single = spec(SocketAddr::from(([127, 0, 0, 3], port)));
+        let mut listeners = Listeners::default();
+        listeners.commit(
+            listeners
+                .prepare(&[wildcard.clone(), single.clone()], 1)
+                .unwrap(),
+        );
+        assert_eq!(listeners.descriptors().count(), 2);
+        let mut listeners = Listeners::default();
+        let port = free_port().port();
+        let wildcard = spec(SocketAddr::from(([0, 0, 0, 0], port)));
+        let single = spec(SocketAddr::from(([127, 0, 0, 3], port)));
+        listeners.commit(
+            listeners
+                .prepare(std::slice::from_ref(&wildcard), 1)
+                .unwrap(),
+        );
+        listeners.commit(listeners.prepare(&[wildcard, single], 1).unwrap());
+        assert_eq!(listeners.descriptors().count(), 2);
     }
 
     #[test]
@@ -560,7 +608,7 @@ mod tests {
             0o666
         );
         UnixStream::connect(&path).unwrap().write_all(b"x").unwrap();
-        assert!(Listeners::default().open(&wanted, 1).is_err());
+        assert!(Listeners::default().try_bind(&wanted).is_err());
         listeners.close(true);
         assert!(!path.exists());
     }

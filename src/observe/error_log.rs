@@ -8,11 +8,12 @@ use std::sync::{Arc, LazyLock};
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::base::clock;
 use crate::config::{self, ConfigError, Node, Reader};
 
 use super::level::Level;
+use super::syslog;
 use super::writer::{self, Form, Sink};
-use super::{syslog, time};
 
 /// Bytes of one line at most; the rest of a longer one is cut off.
 const LINE_MAX: usize = 8 << 10;
@@ -256,7 +257,7 @@ fn append_line(
     context: Option<&dyn Context>,
     message: fmt::Arguments<'_>,
 ) {
-    time::append_log(line);
+    clock::log_time(line);
     let pid = std::process::id();
     // SAFETY: gettid has no preconditions and cannot fail.
     let tid = unsafe { libc::gettid() };

@@ -6,7 +6,6 @@ pub mod error_log;
 pub mod escape;
 pub mod level;
 pub mod syslog;
-mod time;
 pub mod writer;
 
 use std::fmt;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::level::Level;
-use super::time;
+use crate::base::clock;
 
 /// One datagram at most: what receivers commonly accept.
 const DATAGRAM_MAX: usize = 2048;
@@ -90,7 +90,7 @@ impl Target {
             u32::from(self.facility) * 8 + u32::from(severity)
         );
         out.push(b'>');
-        time::append_syslog(out);
+        clock::syslog_time(out);
         out.push(b' ');
         if self.with_hostname {
             out.extend_from_slice(hostname().as_bytes());
