@@ -13,8 +13,9 @@ use super::daemon::{self, Started};
 use super::life::Master;
 use super::listeners::Listeners;
 use super::pid::PidFile;
+use super::signals::{self, Caught, Received};
 use super::upgrade::{self, Invocation};
-use super::{Start, privileges, signals};
+use super::{Start, privileges};
 use crate::gateway::{Gateway, LoadError, Report};
 use crate::observe::{self, Level, os_error, writer};
 use crate::{log_process, ring};
@@ -61,13 +62,14 @@ fn boot(start: Start) -> Result<(Master, Started), Failed> {
     } else {
         Started::nobody_waits()
     };
+    let caught = signals::catch().or_else(|error| fail("sigaction()", &error))?;
     let pid_file = if start.attached {
         None
     } else {
         Some(write_pid(&gateway)?)
     };
     let (sender, requests) = channel::unbounded();
-    let begun = begin(&gateway, sender);
+    let begun = begin(&gateway, caught, sender);
     if begun.is_err() {
         pid_file
             .into_iter()
@@ -82,7 +84,11 @@ fn boot(start: Start) -> Result<(Master, Started), Failed> {
 
 /// Gives up root, then starts the first threads: they inherit what is left, and from here on nothing
 /// may fork.
-fn begin(gateway: &Gateway, sender: channel::Sender<signals::Received>) -> Result<(), Failed> {
+fn begin(
+    gateway: &Gateway,
+    caught: Caught,
+    sender: channel::Sender<Received>,
+) -> Result<(), Failed> {
     if let Some(account) = &gateway.process.user
         && let Err(message) = privileges::become_user(account)
     {
@@ -90,7 +96,9 @@ fn begin(gateway: &Gateway, sender: channel::Sender<signals::Received>) -> Resul
         return Err(Failed);
     }
     writer::start().or_else(|error| fail("the log writer", &error))?;
-    signals::listen(sender, |received| received).or_else(|error| fail("sigaction()", &error))
+    caught
+        .listen(sender)
+        .or_else(|error| fail("the signal thread", &error))
 }
 
 fn load(start: &Start) -> Result<Gateway, Failed> {

@@ -65,28 +65,35 @@ pub fn by_name(name: &str) -> Option<i32> {
     }
 }
 
-/// Hands every signal to `deliver` from a thread of its own. SIGPIPE is ignored.
-pub fn listen<T: Send + 'static>(
-    sender: Sender<T>,
-    deliver: impl Fn(Received) -> T + Send + 'static,
-) -> io::Result<()> {
+/// Signals are caught and kept until somebody listens.
+#[derive(Debug)]
+pub struct Caught(Signals);
+
+/// Catches signals from now on: before the pid file invites them. SIGPIPE is ignored.
+pub fn catch() -> io::Result<Caught> {
     let handled = [
         SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD, SIGPIPE,
     ];
-    let mut signals = Signals::new(handled)?;
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                let Some(request) = request_of(signal) else {
-                    continue;
-                };
-                if sender.send(deliver(Received { signal, request })).is_err() {
-                    return;
+    Signals::new(handled).map(Caught)
+}
+
+impl Caught {
+    /// Sends what was caught, and everything that follows, from a thread of its own.
+    pub fn listen(mut self, sender: Sender<Received>) -> io::Result<()> {
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                for signal in self.0.forever() {
+                    let Some(request) = request_of(signal) else {
+                        continue;
+                    };
+                    if sender.send(Received { signal, request }).is_err() {
+                        return;
+                    }
                 }
-            }
-        })?;
-    Ok(())
+            })?;
+        Ok(())
+    }
 }
 
 fn request_of(signal: i32) -> Option<Request> {
