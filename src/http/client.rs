@@ -44,8 +44,12 @@ impl Client {
         }
     }
 
-    /// Gives up everything but the socket and its read in flight, for parking. `None` if there
-    /// is unread input or an unfinished send.
+    /// Gives up everything but the socket and its read in flight, for parking. The client comes
+    /// back if there is unread input or an unfinished send.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the connection goes on with it as it was"
+    )]
     pub fn into_parked(mut self) -> Result<(Socket, Recv), Self> {
         if !self.input.is_empty() || self.closed || !self.sent() {
             return Err(self);

@@ -289,11 +289,11 @@ async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, first: bool
     place.local.end_wait(place.slot);
     if matches!(next, Next::Park) && (place.local.draining.get() || !client.sent()) {
         // While draining, an idle connection may close; one that still sends must not park.
-        return if client.sent() || client.flush().await.is_ok() {
-            Next::Close
-        } else {
-            Next::Close
-        };
+        if !client.sent() {
+            // Whether or not it gets there, nothing follows.
+            let _ = client.flush().await;
+        }
+        return Next::Close;
     }
     if matches!(next, Next::Close) && first && client.sock.timed_out() {
         ex.log(

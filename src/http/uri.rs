@@ -218,8 +218,8 @@ fn decode(path: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Result<(), Uri
             continue;
         }
         let resolved = end_segment(root, out)?;
-        let doubled = out.len() > root && out.last() == Some(&b'/');
-        if !resolved && !(doubled && merge_slashes) {
+        let merged = merge_slashes && out.len() > root && out.last() == Some(&b'/');
+        if !resolved && !merged {
             out.push(b'/');
         }
     }
@@ -340,7 +340,8 @@ mod tests {
 
     #[test]
     fn queries_end_at_a_fragment() {
-        let cases: &[(&[u8], &[u8], Option<&[u8]>)] = &[
+        type Case = (&'static [u8], &'static [u8], Option<&'static [u8]>);
+        let cases: &[Case] = &[
             (b"/a?b#c", b"/a", Some(b"b")),
             (b"/a#b?c", b"/a", None),
             (b"/a?", b"/a", Some(b"")),

@@ -189,8 +189,8 @@ pub fn is_wanted_by_client(ex: &Exchange, conf: &Conf) -> bool {
         None => true,
         Some(agent) => {
             let disabled = |regexes: &Arc<Vec<Regex>>| regexes.iter().any(|r| r.is_match(agent));
-            !(conf.disable_msie6 && accept::is_msie6(agent))
-                && !conf.disable.as_ref().is_some_and(disabled)
+            let is_old = conf.disable_msie6 && accept::is_msie6(agent);
+            !is_old && !conf.disable.as_ref().is_some_and(disabled)
         }
     }
 }

@@ -158,7 +158,7 @@ impl Protocols {
     /// The version with this name, in a set of its own.
     pub fn named(name: &[u8]) -> Option<Protocols> {
         let is_it = |known: &&str| known.as_bytes().eq_ignore_ascii_case(name);
-        let at = PROTOCOLS.iter().position(|known| is_it(&known))?;
+        let at = PROTOCOLS.iter().position(is_it)?;
         Some(Protocols(1 << at))
     }
 
@@ -343,7 +343,7 @@ impl Raw {
     fn check_commands(&self) -> Result<()> {
         for (name, value) in self.conf_commands.iter().flatten() {
             let is_it = |known: &&str| known.as_bytes().eq_ignore_ascii_case(&name.bytes);
-            if !COMMANDS.iter().any(|known| is_it(&known)) {
+            if !COMMANDS.iter().any(is_it) {
                 let message = format!(
                     "SSL_CONF_cmd(\"{}\", \"{}\") failed: unknown name",
                     name.text(),
