@@ -289,11 +289,16 @@ impl Response {
 
     /// Forgets everything that a former attempt put here; keeps counters and buffers.
     pub fn clear_head(&mut self) {
-        self.status = 0;
-        self.reason = None;
+        self.clear_answer();
         self.buf.clear();
         self.upstream.clear();
         self.trailers.clear();
+    }
+
+    /// Forgets what was to be sent. What the last upstream said stays known to variables.
+    pub fn clear_answer(&mut self) {
+        self.status = 0;
+        self.reason = None;
         self.fields.clear();
         self.content_type = None;
         self.content_length = None;

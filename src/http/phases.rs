@@ -131,7 +131,8 @@ fn jump(ex: &mut Exchange, target: Target) -> Option<Outcome> {
     if let Some(state) = ex.upstream.last_mut() {
         state.redirected_after = true;
     }
-    ex.response.clear_head();
+    ex.response.clear_answer();
+    ex.proxy_host.clear();
     let name = match target {
         Target::Uri(uri) => {
             respond::set_uri(ex, &uri);

@@ -374,7 +374,7 @@ pub async fn send(ex: &mut Exchange, client: &mut Client, reply: Reply) -> Finis
 fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
     let generation = ex.generation();
     let core = &generation.location(ex.location).core;
-    ex.response.clear_head();
+    ex.response.clear_answer();
     if status::closes_connection(reply.status) {
         ex.keepalive = false;
     }

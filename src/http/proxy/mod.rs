@@ -55,6 +55,7 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, pass: &Pass) -> Outcome
             ex.upstream.push(UpstreamState {
                 group: Some(Arc::clone(&tries.group)),
                 status: 502,
+                response_ms: Some(0),
                 ..UpstreamState::default()
             });
             ex.log(
