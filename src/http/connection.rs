@@ -280,7 +280,9 @@ async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, first: bool
         if !client.input.is_empty() {
             return Poll::Ready(Next::Request);
         }
-        if place.local.should_park(place.slot, cx.waker()) {
+        // While draining, a connection that has just come is no idle one: its request is under way.
+        let fresh = first && place.local.draining.get();
+        if place.local.should_park(place.slot, cx.waker()) && !fresh {
             return Poll::Ready(Next::Park);
         }
         Poll::Pending

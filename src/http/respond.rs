@@ -102,7 +102,8 @@ impl Output {
         headers::add(ex, &location.headers);
         let filter = gzip::header_filter(ex, &location.gzip, bodiless);
         let framing = choose_framing(ex, bodiless, location.core.chunked_transfer_encoding);
-        if framing == Framing::Close {
+        // A shutdown that began meanwhile ends the connection after this answer.
+        if framing == Framing::Close || ex.local.draining.get() {
             ex.keepalive = false;
         }
         ex.response.chunked = framing == Framing::Chunked;
