@@ -75,6 +75,34 @@ pub fn format_http_date(secs: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
+/// Appends a moment as listings of directories show it: `21-Nov-2026 08:00`.
+pub fn format_listing(secs: i64, local: bool, out: &mut Vec<u8>) {
+    let tm = broken_down(secs, local);
+    let month = MONTHS[tm.tm_mon as usize % 12];
+    let (day, year, hour, minute) = (tm.tm_mday, tm.tm_year + 1900, tm.tm_hour, tm.tm_min);
+    let text = format!("{day:02}-{month}-{year} {hour:02}:{minute:02}");
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// When it will next be the given second of the local day, in seconds since 1970.
+pub fn next_local(second_of_day: i64) -> i64 {
+    let now = wall().secs;
+    let mut tm = broken_down(now, true);
+    tm.tm_hour = (second_of_day / 3600) as libc::c_int;
+    tm.tm_min = (second_of_day / 60 % 60) as libc::c_int;
+    tm.tm_sec = (second_of_day % 60) as libc::c_int;
+    tm.tm_isdst = -1;
+    // SAFETY: mktime reads and normalises the struct.
+    let today = unsafe { libc::mktime(&raw mut tm) };
+    if today > now {
+        return today;
+    }
+    tm.tm_mday += 1;
+    tm.tm_isdst = -1;
+    // SAFETY: as above.
+    unsafe { libc::mktime(&raw mut tm) }
+}
+
 /// The texts of one second.
 #[derive(Default)]
 struct Texts {

@@ -137,6 +137,8 @@ pub struct Request {
     pub options: Options,
     /// The path and query as sent, as a range of `buf`.
     pub path: Range32,
+    /// `try_files` found a file below the alias of a regex location: the URI follows the alias.
+    pub uri_behind_alias: bool,
     /// `rewrite … break` changed the URI in this location: the URI part of `proxy_pass` is moot.
     pub rewritten_here: bool,
 }
@@ -471,6 +473,7 @@ impl Exchange {
         request.id = None;
         request.method_override = None;
         request.rewritten_here = false;
+        request.uri_behind_alias = false;
         self.response.clear_head();
         self.response.body_bytes_sent = 0;
         self.response.bytes_sent = 0;

@@ -42,6 +42,8 @@ pub enum Finish {
 pub enum Target {
     /// A URI with optional arguments.
     Uri(Vec<u8>),
+    /// A path, already decoded; the arguments stay.
+    Path(Vec<u8>),
     /// A named location, with its `@`.
     Named(Vec<u8>),
 }
@@ -114,6 +116,9 @@ async fn content(ex: &mut Exchange, client: &mut Client) -> Outcome {
     if let Some(reply) = access::check(ex) {
         return Outcome::Answer(reply);
     }
+    if let Some(outcome) = statics::try_files(ex).await {
+        return outcome;
+    }
     let generation = ex.generation();
     match &generation.location(ex.location).content {
         Content::Proxy(pass) => proxy::run(ex, client, pass).await,
@@ -136,6 +141,10 @@ fn jump(ex: &mut Exchange, target: Target) -> Option<Outcome> {
     let name = match target {
         Target::Uri(uri) => {
             respond::set_uri(ex, &uri);
+            return rewrite_server(ex);
+        }
+        Target::Path(path) => {
+            respond::set_path(ex, &path);
             return rewrite_server(ex);
         }
         Target::Named(name) => name,

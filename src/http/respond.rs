@@ -12,7 +12,7 @@ use super::exchange::Exchange;
 use super::h1::{chunked, encode};
 use super::message::Version;
 use super::modules::core::Lingering;
-use super::modules::{gzip, headers};
+use super::modules::{gzip, headers, statics};
 use super::phases::Finish;
 use super::status::{self, PageStyle};
 use super::token::Token;
@@ -28,6 +28,8 @@ pub struct Reply {
     pub location: Option<Vec<u8>>,
     /// `WWW-Authenticate` to send.
     pub authenticate: Option<Vec<u8>>,
+    /// Length of the file of which no part can be sent (416).
+    pub length: Option<u64>,
 }
 
 impl Reply {
@@ -38,6 +40,7 @@ impl Reply {
             body: None,
             location: None,
             authenticate: None,
+            length: None,
         }
     }
 }
@@ -99,7 +102,9 @@ impl Output {
             ex.response.reason = None;
         }
         let bodiless = ex.request.is_head() || matches!(ex.response.status, 204 | 304);
+        statics::expire(ex, &location.statics);
         headers::add(ex, &location.headers);
+        statics::name_charset(ex, &location.statics);
         let filter = gzip::header_filter(ex, &location.gzip, bodiless);
         let framing = choose_framing(ex, bodiless, location.core.chunked_transfer_encoding);
         // A shutdown that began meanwhile ends the connection after this answer.
@@ -421,6 +426,11 @@ fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
         ex.response
             .push_field(Token::WwwAuthenticate, b"WWW-Authenticate", &authenticate);
     }
+    if let Some(length) = reply.length {
+        let value = format!("bytes */{length}");
+        ex.response
+            .push_field(Token::ContentRange, b"Content-Range", value.as_bytes());
+    }
     ex.response.content_length = Some(page.len() as u64);
     page
 }
@@ -479,11 +489,18 @@ pub fn set_uri(ex: &mut Exchange, target: &[u8]) {
         Some(at) => (&target[..at], &target[at + 1..]),
         None => (target, &b""[..]),
     };
-    ex.request.uri.clear();
-    ex.request.uri.extend_from_slice(path);
+    set_path(ex, path);
     ex.request.args.clear();
     ex.request.args.extend_from_slice(args);
+}
+
+/// Makes `path` the exchange's URI; the arguments stay.
+pub fn set_path(ex: &mut Exchange, path: &[u8]) {
+    ex.request.uri.clear();
+    ex.request.uri.extend_from_slice(path);
     ex.request.uri_valid = false;
+    ex.request.rewritten_here = false;
+    ex.request.uri_behind_alias = false;
 }
 
 /// Says in the log why a response to the client could not be finished.

@@ -68,6 +68,19 @@ pub fn start<F: Future>(conf: &EngineConf, main: F) -> io::Result<F::Output> {
     }))
 }
 
+/// Runs `work`, which may block (reading a directory has no operation on the ring), on a thread of
+/// its own and waits for its result.
+///
+/// # Errors
+/// `work` panicked, or the system has no thread left.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+}
+
 /// Starts a task on this thread's engine. A panic in it ends that task alone, and is what its
 /// handle answers.
 pub fn spawn<T: Future + 'static>(task: T) -> JoinHandle<T::Output> {

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -19,6 +20,41 @@ use super::send::Payload;
 pub struct File {
     /// Some until drop.
     fd: Option<Rc<OwnedFd>>,
+    /// Nothing was written, so that closing it is quick.
+    read_only: bool,
+}
+
+/// What a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A device, a socket, a pipe.
+    Other,
+}
+
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug)]
+pub struct Metadata {
+    /// What it is; symbolic links are followed.
+    pub kind: FileKind,
+    /// Bytes in it.
+    pub size: u64,
+    /// Seconds since 1970 of its last change.
+    pub modified: i64,
+}
+
+/// What a path leads to. The kernel's threads look it up where the answer is not in memory.
+///
+/// # Errors
+/// As of stat(2).
+pub async fn stat(path: &[u8]) -> io::Result<Metadata> {
+    // IORING_OP_STATX always costs a thread's wake-up; a bare descriptor is found on the spot.
+    let mut file = open_at(path, libc::O_PATH, 0).await?;
+    file.read_only = true;
+    file.metadata()
 }
 
 impl File {
@@ -26,12 +62,44 @@ impl File {
     pub fn from_fd(fd: OwnedFd) -> File {
         File {
             fd: Some(Rc::new(fd)),
+            read_only: false,
         }
     }
 
-    /// Opens a file for reading.
+    /// Opens a file for reading. A pipe without a writer does not hold it up.
+    ///
+    /// # Errors
+    /// As of open(2).
     pub async fn open(path: &Path) -> io::Result<File> {
-        open_at(path.as_os_str().as_bytes(), libc::O_RDONLY, 0).await
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+        let mut file = open_at(path.as_os_str().as_bytes(), flags, 0).await?;
+        file.read_only = true;
+        Ok(file)
+    }
+
+    /// What the open file is. Its inode is in memory, so that nothing has to be waited for.
+    ///
+    /// # Errors
+    /// As of fstat(2).
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        let mut stat = MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: the descriptor is open and fstat writes the whole struct when it succeeds.
+        let stat = unsafe {
+            if libc::fstat(self.raw_fd(), stat.as_mut_ptr()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            stat.assume_init()
+        };
+        let kind = match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG => FileKind::Regular,
+            libc::S_IFDIR => FileKind::Directory,
+            _ => FileKind::Other,
+        };
+        Ok(Metadata {
+            kind,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: stat.st_mtime,
+        })
     }
 
     /// A new file in the directory `dir`, for reading and writing, that has no name and ends with
@@ -111,11 +179,12 @@ impl File {
 }
 
 impl Drop for File {
-    /// Closing may free a large file's blocks, which takes its time: the kernel's threads do it.
+    /// Closing may free a large file's blocks, which takes its time: the kernel's threads do it,
+    /// except where nothing was written, since waking them costs more than such a close.
     fn drop(&mut self) {
         let open = engine::with(|engine| engine.open.get()) == Some(true);
         let last = self.fd.take().and_then(Rc::into_inner);
-        if let Some(fd) = last.filter(|_| open) {
+        if let Some(fd) = last.filter(|_| open && !self.read_only) {
             let entry = opcode::Close::new(types::Fd(fd.into_raw_fd())).build();
             drop(Op::submit((), entry.flags(squeue::Flags::ASYNC)));
         }

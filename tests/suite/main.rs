@@ -26,6 +26,7 @@ mod http_resolver;
 mod http_rewrite;
 mod http_smuggling;
 mod http_smuggling_answers;
+mod http_static;
 mod http_trailers;
 mod http_upstream;
 mod http_upstream_keepalive;
