@@ -277,3 +277,142 @@ fn set_and_uninitialized_variables() {
     s.wait_for_text("error.log", "using uninitialized \"x\" variable");
     assert_eq!(s.get("/own?old=1").text(), "new=1 new=1 1");
 }
+
+#[test]
+fn captures_in_values_are_escaped_where_the_path_was() {
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location ~ ^/set/(.*)$ { set $x $1; return 200 "$x [$1]"; }
+            location ~ ^/after/(.*)$ {
+                set $before $1;
+                rewrite ^/after/(.*)$ /r/$1?v=$1;
+                set $x $1;
+                return 200 "$before [$x] $uri $args";
+            }
+            location ~ ^/if/(.*)$ { if ($arg_q ~ (.*)) { set $x $1; } return 200 "$x"; }
+            location /named { rewrite ^/named/(?<rest>.*)$ /out/$rest?n=$rest last; }
+            location /out { return 200 "$uri $args"; }
+        }
+    "#,
+        &[],
+    );
+    for (path, expected) in [
+        ("/set/a%20b+c%26", "a%20b%2Bc%26 [a b+c&]"),
+        ("/set/a+b", "a%2Bb [a+b]"),
+        ("/set/ab&", "ab& [ab&]"),
+        ("/after/a%20b", "a%20b [a b] /r/a b v=a%20b"),
+        ("/if/x%20y?q=a%20", "a%2520"),
+        ("/if/xy?q=a%20", "a%20"),
+        ("/named/a%26", "/out/a& n=a&"),
+    ] {
+        assert_eq!(s.get(path).text(), expected, "{path}");
+    }
+}
+
+#[test]
+fn question_marks_and_escapes_in_replacements() {
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            absolute_redirect off;
+            location /two { rewrite ^ /a?b?c; return 200 "$uri $args"; }
+            location /redirect { rewrite ^ /a?b?c redirect; }
+            location /drop { rewrite ^ /a?b?c? redirect; }
+            location /tidy { rewrite ^/tidy/(.*)$ "/%41%20%zz%4x%7f%3F%25$1" redirect; }
+            location /moved { rewrite ^/moved/(.*)$ /x/$1?a=$1 permanent; }
+            location /zero { rewrite ^/zero(.*)$ $1 last; }
+        }
+    "#,
+        &[],
+    );
+    assert_eq!(s.get("/two?z").text(), "/a b?c&z");
+    for (path, expected) in [
+        ("/redirect?z", "/a?b?c&z"),
+        ("/drop?z", "/a?b?c"),
+        ("/tidy/x%3fy", "/A%20zz%7f?%25x%3Fy"),
+        ("/moved/a%20b%26?c=d", "/x/a%20b&?a=a%20b%26&c=d"),
+    ] {
+        assert_eq!(s.get(path).header("location"), Some(expected), "{path}");
+    }
+    assert_eq!(s.get("/zero").status, 500);
+    s.wait_for_text(
+        "error.log",
+        "the rewritten URI has a zero length, client: 127.0.0.1",
+    );
+}
+
+#[test]
+fn break_keeps_the_location() {
+    let b = Backend::http(|req| ok(&req.target));
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location /a { rewrite ^ /b; break; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /b { return 200 elsewhere; }
+            location /if {
+                if ($arg_x) { break; }
+                if ($arg_y) { return 200 y; }
+                proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /inner { internal; return 200 inner; }
+            location /toinner { rewrite ^ /inner last; }
+        }
+    "#,
+        &[&b],
+    );
+    assert_eq!(s.get("/a").text(), "/b");
+    assert_eq!(s.get("/if?x=1&y=1").text(), "/if?x=1&y=1");
+    assert_eq!(s.get("/if?y=1").text(), "y");
+    assert_eq!(s.get("/inner").status, 404);
+    assert_eq!(s.get("/toinner").text(), "inner");
+}
+
+#[test]
+fn set_of_a_name_that_is_a_family_s() {
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location /set { set $arg_a mine; set $http_x mine; return 200 "$arg_a $http_x"; }
+            location /get { return 200 "$arg_a $http_x"; }
+            location /rate { set $limit_rate nonsense; return 200 $limit_rate; }
+        }
+    "#,
+        &[],
+    );
+    assert_eq!(s.get_with("/set?a=1", "X: 2\r\n").text(), "mine mine");
+    assert_eq!(s.get_with("/get?a=1", "X: 2\r\n").text(), "1 2");
+    assert_eq!(s.get("/rate").text(), "0");
+}
+
+#[test]
+fn rewrite_log_tells_what_was_done() {
+    let s = Setup::http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            error_log %%DIR%%/own.log notice;
+            rewrite_log on;
+            location / {
+                rewrite ^/never /x;
+                if ($arg_a ~ ^v) { rewrite ^/(.*)$ /new/$1?b=c; }
+                return 200 done;
+            }
+        }
+    "#,
+    )
+    .start();
+    assert_eq!(s.get("/u?a=v").text(), "done");
+    for text in [
+        "\"^/never\" does not match \"/u\", client: 127.0.0.1",
+        "\"^v\" matches \"v\", client",
+        "\"^/(.*)$\" matches \"/u\", client",
+        "rewritten data: \"/new/u\", args: \"b=c&a=v\", client",
+    ] {
+        s.wait_for_text("own.log", text);
+    }
+}

@@ -229,3 +229,53 @@ fn braces_and_neighbours() {
     let s = saying("${uri}x$arg_a-$arg_b.$request_method${is_args}");
     assert_eq!(s.get("/p?a=1&b=2").text(), "/px1-2.GET?");
 }
+
+#[test]
+fn upstreams_after_an_internal_redirect() {
+    let b = Backend::http(|req| match req.target.as_str() {
+        "/404" => resp("404 Not Found", "X-A: first\r\n", ""),
+        _ => resp("200 OK", "X-A: second\r\n", "ok"),
+    });
+    let s = http(
+        r#"
+        log_format v "$upstream_addr|$upstream_status|$upstream_http_x_a|$proxy_host";
+        upstream empty { server 127.0.0.1:1 down; }
+        server {
+            listen 127.0.0.1:%%P0%%;
+            access_log %%DIR%%/v.log v;
+            proxy_intercept_errors on;
+            location /named { error_page 404 = @other; proxy_pass http://127.0.0.1:%%B0%%/404; }
+            location @other { proxy_pass http://127.0.0.1:%%B0%%; }
+            location /local { error_page 404 /page; proxy_pass http://127.0.0.1:%%B0%%/404; }
+            location /page { return 200 "$status $upstream_status"; }
+            location /none { proxy_pass http://empty; }
+        }
+    "#,
+        &[&b],
+    );
+    assert_eq!(s.get("/named").text(), "ok");
+    assert_eq!(s.get("/local").text(), "404 404");
+    assert_eq!(s.get("/none").status, 502);
+    let peer = format!("127.0.0.1:{}", b.port);
+    assert_eq!(
+        s.lines("v.log", 3),
+        [
+            format!("{peer} : {peer}|404 : 200|second|{peer}"),
+            format!("{peer}|404|first|-"),
+            "empty|502|-|empty".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn pipelined_requests_and_cookies() {
+    let s = saying("$pipe|$cookie_a|$remote_user");
+    let mut c = s.connect();
+    c.send(
+        "GET / HTTP/1.1\r\nHost: a\r\nCookie: b=1; A = \"x y\"; c\r\n\r\n\
+         GET / HTTP/1.1\r\nHost: a\r\nCookie: xa=2,a=3; a=4\r\n\
+         Authorization: Basic !!\r\nConnection: close\r\n\r\n",
+    );
+    assert_eq!(c.response().text(), ".|\"x y\"|");
+    assert_eq!(c.response().text(), "p|3|");
+}
