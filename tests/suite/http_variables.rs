@@ -279,3 +279,43 @@ fn pipelined_requests_and_cookies() {
     assert_eq!(c.response().text(), ".|\"x y\"|");
     assert_eq!(c.response().text(), "p|3|");
 }
+
+#[test]
+fn files() {
+    let s = Setup::http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            root %%DIR%%/www;
+            location / { return 200 "$document_root|$request_filename|$realpath_root"; }
+            location /alias/ { alias %%DIR%%/other/; return 200 "$document_root|$request_filename"; }
+            location /if/ {
+                if (-f $request_filename) { return 200 file; }
+                if (-d $request_filename) { return 200 directory; }
+                if (!-e $request_filename) { return 200 nothing; }
+            }
+        }
+    "#,
+    )
+    .file("www/if/a/b.txt", "x")
+    .start();
+    let dir = s.path("").display().to_string();
+    let dir = dir.trim_end_matches('/');
+    assert_eq!(
+        s.get("/x%20y").text(),
+        format!("{dir}/www|{dir}/www/x y|{dir}/www")
+    );
+    assert_eq!(
+        s.get("/alias/z").text(),
+        format!("{dir}/other/|{dir}/other/z")
+    );
+    for (path, expected) in [
+        ("/if/a/b.txt", "file"),
+        ("/if/a", "directory"),
+        ("/if/a/", "directory"),
+        ("/if/c", "nothing"),
+        ("/if/a/b.txt/c", "nothing"),
+    ] {
+        assert_eq!(s.get(path).text(), expected, "{path}");
+    }
+}

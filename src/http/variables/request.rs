@@ -3,6 +3,7 @@
 use super::{found, maybe, number};
 use crate::http::body::RequestBody;
 use crate::http::exchange::{Exchange, joined_field};
+use crate::http::modules::statics;
 use crate::http::token::Token;
 use crate::http::uri;
 use crate::vars::Variable;
@@ -31,6 +32,18 @@ pub(super) static TABLE: &[V] = &[
     .doc("URI with arguments as it came."),
     V::new("uri", current_uri).doc("URI now: decoded, normalised, maybe rewritten."),
     V::new("document_uri", current_uri).doc("Same as $uri."),
+    V::new("document_root", |ex, _, out| {
+        statics::document_root(ex, out)
+    })
+    .doc("Root of the files here: root or alias."),
+    V::new("realpath_root", |ex, _, out| {
+        statics::realpath_root(ex, out)
+    })
+    .doc("Root of the files here without symbolic links."),
+    V::new("request_filename", |ex, _, out| {
+        statics::request_filename(ex, out)
+    })
+    .doc("Path of the file that the URI leads to."),
     V::new("args", args)
         .settable(set_args)
         .doc("Arguments, without the question mark."),
