@@ -424,7 +424,7 @@ http {{
 {listens}
         location / {{
             proxy_pass http://servers;
-            proxy_set_header Host $host;
+            proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Proto $scheme;
         }}

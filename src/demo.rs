@@ -133,7 +133,8 @@ fn configuration(listen: &str, backends: &[Arc<Backend>; 2]) -> String {
     format!(
         "# Written by `ringway demo`. Edit it and press r.
 daemon off;
-worker_processes auto;
+# One worker, so that the servers take turns exactly.
+worker_processes 1;
 error_log error.log info;
 
 events {{
@@ -145,8 +146,8 @@ http {{
 
     upstream application {{
         # least_conn;
-        server {one};
-        server {two};
+        server {one} fail_timeout=2s;
+        server {two} fail_timeout=2s;
     }}
 
     server {{
@@ -154,7 +155,7 @@ http {{
 
         location / {{
             proxy_pass http://application;
-            proxy_set_header Host $host;
+            proxy_set_header Host $http_host;
             proxy_set_header X-Real-IP $remote_addr;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_connect_timeout 1s;
