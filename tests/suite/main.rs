@@ -9,6 +9,7 @@ mod common;
 mod clients;
 mod config_errors;
 mod config_ssl;
+mod demo;
 mod http_bodies;
 mod http_broken_backends;
 mod http_connection;
