@@ -33,6 +33,8 @@ pub(super) struct Group {
     tail: Cell<u16>,
     /// Buffers with a lower id are in circulation.
     live: Cell<u16>,
+    /// Monotonic ms at which buffers were last brought into circulation.
+    grown_ms: Cell<u64>,
     /// Buffers that are with us.
     leased: Cell<u32>,
     /// How many chunks share each buffer.
@@ -78,6 +80,7 @@ impl Group {
             memory,
             tail: Cell::new(0),
             live: Cell::new(0),
+            grown_ms: Cell::new(0),
             leased: Cell::new(0),
             shares: vec![Cell::new(0); usize::from(conf.count)].into_boxed_slice(),
         };
@@ -115,6 +118,15 @@ impl Group {
     /// Buffers in circulation.
     pub(super) fn live(&self) -> u16 {
         self.live.get()
+    }
+
+    /// Brings more buffers into circulation, once per tick of the clock: a batch of receives that
+    /// found none asks for more all at once. False if all are in circulation.
+    pub(super) fn grow_for(&self, now_ms: u64) -> bool {
+        if self.grown_ms.replace(now_ms) == now_ms {
+            return self.live.get() < self.conf.count;
+        }
+        self.grow()
     }
 
     /// Brings more buffers into circulation; false if all are.

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 
 use io_uring::{opcode, squeue, types};
 
+use crate::base::clock;
+
 use super::chunk::Chunk;
 use super::engine;
 use super::op::{Cqe, Op, poll_first};
@@ -174,13 +176,12 @@ impl Flight {
         }
     }
 
-    /// What to do when the kernel found no buffer. A batch of receives fails together, and the
-    /// first of them that comes here gets buffers for all.
+    /// What to do when the kernel found no buffer. A batch of receives fails together: the first of
+    /// them that comes here brings more buffers into circulation, so that the next batch finds them.
     fn without_buffer(&self) -> Stage {
         engine::require(|engine| {
             let group = &engine.groups[self.class as usize];
-            let ample = group.leased() < u32::from(group.live()) / 2;
-            if ample && self.stage == Stage::Leased || group.grow() {
+            if group.grow_for(clock::now_ms()) || self.stage == Stage::Leased {
                 Stage::Again
             } else {
                 Stage::Owned
