@@ -32,7 +32,8 @@ pub fn permitted() -> u32 {
     if result == 0 { sets[1] } else { 0 }
 }
 
-/// Leaves the calling thread those of `kept` that it has; programs it executes too, if `inheritable`.
+/// Leaves the calling thread those of `kept` that it has; programs it executes too, if
+/// `inheritable`.
 pub fn limit_to(kept: u32, inheritable: bool) -> io::Result<()> {
     let kept = kept & permitted();
     let header = [VERSION_3, 0];

@@ -1,5 +1,5 @@
-//! What `listen` says: the address and the socket options. Shared by every kind of server and by the
-//! code that opens the sockets.
+//! What `listen` says: the address and the socket options. Shared by every kind of server and by
+//! the code that opens the sockets.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

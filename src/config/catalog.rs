@@ -132,9 +132,10 @@ pub fn markdown(catalog: &Catalog) -> String {
     let mut out = format!(
         "# nginx compatibility\n\n\
          Every directive of nginx 1.31, open source and commercial, and what ringway does with it: \
-         {implemented} entries are implemented, {notices} are accepted without effect (`-t` says so), \
-         {missing} are not there yet and refused (`--lenient` skips them with a warning). A directive \
-         has several entries when contexts differ. This page is generated; do not edit it.\n\n\
+         {implemented} entries are implemented, {notices} are accepted without effect (`-t` says \
+         so), {missing} are not there yet and refused (`--lenient` skips them with a warning). A \
+         directive has several entries when contexts differ. This page is generated; do not edit \
+         it.\n\n\
          | directive | contexts | default | status | what it does |\n|---|---|---|---|---|\n"
     );
     for meta in catalog.iter() {

@@ -116,8 +116,8 @@ impl ConfigError {
         self
     }
 
-    /// The whole message: `[emerg] … in FILE:LINE`, the source line with a caret, `help: …`. Lines are
-    /// separated by newlines, without one at the end.
+    /// The whole message: `[emerg] … in FILE:LINE`, the source line with a caret, `help: …`. Lines
+    /// are separated by newlines, without one at the end.
     pub fn render(&self, sources: &Sources) -> String {
         let mut out = render_line("emerg", &self.message, self.reported.or(self.span), sources);
         if let Some(span) = self.span {

@@ -1,4 +1,5 @@
-//! The directives of nginx itself, so that one which is not implemented here is told from a mistyped one.
+//! The directives of nginx itself, so that one which is not implemented here is told from a
+//! mistyped one.
 
 use super::schema::Contexts;
 

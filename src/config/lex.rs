@@ -3,8 +3,8 @@
 //! - A word ends at white space, `;` or `{`; `{` right after `$` belongs to the word (`${name}`).
 //! - A word in `"` or `'` may contain anything and span lines; after it must come white space, `;`,
 //!   `{` or `)`.
-//! - `\` takes the next byte into the word whatever it is; `\"`, `\'`, `\\`, `\t`, `\r` and `\n` become
-//!   the byte they name, any other pair stays as written (so regexes need no doubling).
+//! - `\` takes the next byte into the word whatever it is; `\"`, `\'`, `\\`, `\t`, `\r` and `\n`
+//!   become the byte they name, any other pair stays as written (so regexes need no doubling).
 //! - `#` begins a comment only where a word could begin.
 
 use super::error::{ConfigError, Result};

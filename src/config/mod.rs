@@ -1,8 +1,9 @@
 //! nginx's configuration language: text to tree to typed values. This module knows the grammar and
-//! the checks, but no directive's meaning: each directive is a [`Row`] in the module that implements it.
+//! the checks, but no directive's meaning: each directive is a [`Row`] in the module that
+//! implements it.
 //!
-//! In reading order: `lex` (bytes to words), `parse` with `include` (words to [`Node`]s), `schema` (what
-//! a row declares), `reader` (nodes and rows to filled scopes), `catalog` with `known` (all
+//! In reading order: `lex` (bytes to words), `parse` with `include` (words to [`Node`]s), `schema`
+//! (what a row declares), `reader` (nodes and rows to filled scopes), `catalog` with `known` (all
 //! directives there are, for suggestions and the documentation), `print` (trees to text).
 
 mod catalog;

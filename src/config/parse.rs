@@ -10,18 +10,19 @@ use super::lex::{Lexer, Token, unexpected};
 use super::source::Sources;
 use super::tree::{Node, Span, Word};
 
-/// Blocks and includes inside one another; deeper is refused, so that no recursion is without bound.
+/// Blocks and includes inside one another; deeper is refused, so that no recursion is without
+/// bound.
 pub const NESTING_MAX: usize = 100;
 
 /// Files one configuration may include, each counted as often as it is included.
 pub const INCLUDES_MAX: usize = 100_000;
 
-/// Reads a configuration file and everything it includes. Relative names of `include` are taken from
-/// `conf_prefix`, the directory of the main file.
+/// Reads a configuration file and everything it includes. Relative names of `include` are taken
+/// from `conf_prefix`, the directory of the main file.
 ///
-/// Only a main file that cannot be read is an error here. An error further inside is kept in the tree
-/// and returned by [`Reader`](super::Reader) when it comes to that place, so that of several errors
-/// the first in reading order is the one shown, as in nginx.
+/// Only a main file that cannot be read is an error here. An error further inside is kept in the
+/// tree and returned by [`Reader`](super::Reader) when it comes to that place, so that of several
+/// errors the first in reading order is the one shown, as in nginx.
 pub fn read_file(path: &Path, conf_prefix: &Path) -> Result<(Vec<Node>, Sources)> {
     let text = load(path).map_err(ConfigError::bare)?;
     let mut sources = Sources::new();
@@ -371,7 +372,8 @@ mod tests {
             dir
         }
 
-        /// The names of all directives in order, then the error's text with `DIR` for the directory.
+        /// The names of all directives in order, then the error's text with `DIR` for the
+        /// directory.
         fn read(&self) -> Vec<String> {
             let (nodes, sources) = read_file(&self.0.join("main"), &self.0).unwrap();
             let mut out = names(&nodes);

@@ -1,5 +1,5 @@
-//! Nodes and rows to filled scopes: finds the row of each directive, checks context and arguments, and
-//! sets the value.
+//! Nodes and rows to filled scopes: finds the row of each directive, checks context and arguments,
+//! and sets the value.
 
 use std::path::{Path, PathBuf};
 
@@ -47,8 +47,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the directives of one block into `scope`. `context` is where they stand (one place); a row
-    /// counts if it may stand there. Stops at the first error.
+    /// Reads the directives of one block into `scope`. `context` is where they stand (one place); a
+    /// row counts if it may stand there. Stops at the first error.
     pub fn read_block<S: 'static>(
         &mut self,
         nodes: &[Node],
@@ -66,8 +66,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads a block whose entries are not directives (`types`, `map`, `geo`), one by one. An entry has
-    /// one word or more and never a block.
+    /// Reads a block whose entries are not directives (`types`, `map`, `geo`), one by one. An entry
+    /// has one word or more and never a block.
     pub fn read_entries(
         &mut self,
         block: &Node,
@@ -248,8 +248,8 @@ fn put<T>(node: &Node, slot: &mut Option<T>, parse: impl FnOnce(&Word) -> Result
     Ok(())
 }
 
-/// A block that is cut off by a syntax error must not be blamed for what comes of the cut: its reader
-/// met the node that stands for the failure, or misses what would have followed.
+/// A block that is cut off by a syntax error must not be blamed for what comes of the cut: its
+/// reader met the node that stands for the failure, or misses what would have followed.
 fn first_of(error: ConfigError, node: &Node) -> ConfigError {
     match failure(node.children()) {
         Some(cut) if error.span == cut.span || error.span == Some(node.span()) => cut.clone(),

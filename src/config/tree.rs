@@ -30,7 +30,8 @@ pub struct Word {
 }
 
 impl Word {
-    /// A word that no file contains, such as a default value; `span` says on whose behalf it speaks.
+    /// A word that no file contains, such as a default value; `span` says on whose behalf it
+    /// speaks.
     pub fn new(text: impl AsRef<[u8]>, span: Span) -> Self {
         Self {
             bytes: text.as_ref().into(),
@@ -72,9 +73,9 @@ pub struct Node {
     pub terminator: Span,
     /// The `;` or the closing `}`.
     pub end: Span,
-    /// Set on the node that stands where reading the text failed: it is the last one of its block and
-    /// so are its ancestors. Directives before it are still read first, so that the error a user sees
-    /// is the first one in reading order.
+    /// Set on the node that stands where reading the text failed: it is the last one of its block
+    /// and so are its ancestors. Directives before it are still read first, so that the error a
+    /// user sees is the first one in reading order.
     pub(super) failure: Option<Box<ConfigError>>,
 }
 

@@ -1,8 +1,8 @@
 //! Typed values of words: sizes, times, flags, numbers, choices.
 //!
-//! The functions taking a [`Word`] fail with nginx's text for a directive's argument, completed with the
-//! directive's name by the reader. Those named `parse_*` take bytes and give `None`, for parts of words
-//! (`max_size=10g`).
+//! The functions taking a [`Word`] fail with nginx's text for a directive's argument, completed
+//! with the directive's name by the reader. Those named `parse_*` take bytes and give `None`, for
+//! parts of words (`max_size=10g`).
 
 use std::time::Duration;
 
@@ -200,8 +200,9 @@ const UNITS: [(&[u8], u64); 8] = [
 const SECONDS: usize = 6;
 const MILLISECONDS: usize = 7;
 
-/// Milliseconds of a combined time. Blanks may stand between the parts and a number without a unit is
-/// seconds. Like nginx this takes a unit without a number as none of it, if there is a number at all.
+/// Milliseconds of a combined time. Blanks may stand between the parts and a number without a unit
+/// is seconds. Like nginx this takes a unit without a number as none of it, if there is a number at
+/// all.
 fn parse_units(bytes: &[u8], with_ms: bool) -> Option<u64> {
     if !bytes.iter().any(u8::is_ascii_digit) {
         return None;

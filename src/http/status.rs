@@ -64,8 +64,8 @@ pub fn closes_connection(code: u16) -> bool {
     matches!(code, 400 | 413 | 414 | 494..=497 | 500 | 501)
 }
 
-/// Whether `msie_padding` pads error pages for the browser with this User-Agent: MSIE and Chrome, as
-/// nginx tells them apart.
+/// Whether `msie_padding` pads error pages for the browser with this User-Agent: MSIE and Chrome,
+/// as nginx tells them apart.
 pub fn is_padded_browser(user_agent: &[u8]) -> bool {
     let has = |needle: &[u8]| memchr::memmem::find(user_agent, needle).is_some();
     (has(b"MSIE ") || (has(b"Chrome/") && !has(b"Gecko/"))) && !has(b"Opera")

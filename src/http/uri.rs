@@ -1,4 +1,5 @@
-//! Request URIs as nginx sees them: `$uri` out of what the client sent, and back into a request line.
+//! Request URIs as nginx sees them: `$uri` out of what the client sent, and back into a request
+//! line.
 
 use crate::http::message::Range32;
 
@@ -26,9 +27,9 @@ pub enum UriError {
     NoPath,
 }
 
-/// Splits `target`, which begins with `/` or is the rest of an absolute form (empty or `?…`), and brings
-/// its path into the form locations are matched with: escapes decoded once, `.` and `..` resolved, `//`
-/// made one with `merge_slashes`.
+/// Splits `target`, which begins with `/` or is the rest of an absolute form (empty or `?…`), and
+/// brings its path into the form locations are matched with: escapes decoded once, `.` and `..`
+/// resolved, `//` made one with `merge_slashes`.
 ///
 /// Appends the path to `out` unless it is [`Uri::simple`] already.
 #[inline]

@@ -82,8 +82,8 @@ fn boot(start: Start) -> Result<(Master, Started), Failed> {
     Ok((master, started))
 }
 
-/// Gives up root, then starts the first threads: they inherit what is left, and from here on nothing
-/// may fork.
+/// Gives up root, then starts the first threads: they inherit what is left, and from here on
+/// nothing may fork.
 fn begin(
     gateway: &Gateway,
     caught: Caught,

@@ -63,7 +63,8 @@ fn redirect(descriptors: &[i32]) -> io::Result<()> {
         .write(true)
         .open("/dev/null")?;
     for &descriptor in descriptors {
-        // SAFETY: both descriptors are plain numbers; the old file of `descriptor` is not used again.
+        // SAFETY: both descriptors are plain numbers; the old file of `descriptor` is not used
+        // again.
         if unsafe { libc::dup2(null.as_raw_fd(), descriptor) } == -1 {
             return Err(io::Error::last_os_error());
         }

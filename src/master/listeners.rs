@@ -1,5 +1,5 @@
-//! The listening sockets: one per worker and internet address (SO_REUSEPORT), one per unix path. They
-//! outlive reloads, and a new binary inherits them.
+//! The listening sockets: one per worker and internet address (SO_REUSEPORT), one per unix path.
+//! They outlive reloads, and a new binary inherits them.
 
 use std::fs;
 use std::io;
@@ -86,8 +86,9 @@ impl Listeners {
         })
     }
 
-    /// Tries all of `specs` before any is opened: SO_REUSEPORT would let a second gateway bind beside
-    /// a first one unnoticed, and a wildcard of ours would be in the way of the next address.
+    /// Tries all of `specs` before any is opened: SO_REUSEPORT would let a second gateway bind
+    /// beside a first one unnoticed, and a wildcard of ours would be in the way of the next
+    /// address.
     fn wait_until_free(&self, specs: &[&ListenSpec]) -> Result<(), BindFailed> {
         for attempt in 1..=BIND_TRIES {
             let mut in_use = false;
@@ -178,14 +179,15 @@ impl Listeners {
         removed
     }
 
-    /// Duplicates of the sockets that worker `index` of `workers` accepts from. Every socket belongs
-    /// to at least one worker, and every worker has one for each address.
+    /// Duplicates of the sockets that worker `index` of `workers` accepts from. Every socket
+    /// belongs to at least one worker, and every worker has one for each address.
     pub fn for_worker(&self, index: usize, workers: usize) -> io::Result<Vec<WorkerSocket>> {
         self.duplicate(|_, count, socket| is_share(index, workers, count, socket))
     }
 
     /// Duplicates of those sockets of a worker that it did not have before the last commit, when
-    /// there were `workers_before`: on addresses that are not `kept`, and those of workers that end.
+    /// there were `workers_before`: on addresses that are not `kept`, and those of workers that
+    /// end.
     pub fn added_for_worker(
         &self,
         index: usize,
@@ -402,8 +404,8 @@ fn listen(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
     )
 }
 
-/// Sets what may be set on an open socket. Accepted connections inherit TCP_NODELAY from here, which
-/// saves a system call for each.
+/// Sets what may be set on an open socket. Accepted connections inherit TCP_NODELAY from here,
+/// which saves a system call for each.
 fn apply(socket: &Socket, addr: &ListenAddr, options: &ListenOptions) -> io::Result<()> {
     if let Some(bytes) = options.rcvbuf {
         socket.set_recv_buffer_size(bytes)?;

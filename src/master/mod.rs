@@ -1,7 +1,7 @@
 //! Process life: from a configuration to serving workers, and through every signal to the end.
 //!
-//! `boot` starts the process, `life` is its loop, `reload` and `upgrade` are the two ways it changes;
-//! `listeners`, `pid`, `privileges`, `daemon` and `signals` each own one thing.
+//! `boot` starts the process, `life` is its loop, `reload` and `upgrade` are the two ways it
+//! changes; `listeners`, `pid`, `privileges`, `daemon` and `signals` each own one thing.
 
 mod boot;
 mod daemon;

@@ -47,7 +47,8 @@ impl Writer {
         Ok(Writer::new(Sink::file(path)?, buffering))
     }
 
-    /// A file that the log writer opens when the first lines arrive: for names known at run time only.
+    /// A file that the log writer opens when the first lines arrive: for names known at run time
+    /// only.
     pub fn file_later(path: &Path) -> Writer {
         Writer::new(Sink::file_later(path), Buffering::default())
     }

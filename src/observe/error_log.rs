@@ -230,8 +230,8 @@ macro_rules! log_process {
     };
 }
 
-/// The error log of the main configuration level, for code that serves no connection. Standard error
-/// until [`set_process_log`] is called.
+/// The error log of the main configuration level, for code that serves no connection. Standard
+/// error until [`set_process_log`] is called.
 pub fn process_log() -> Guard<Arc<ErrorLog>> {
     PROCESS_LOG.load()
 }

@@ -50,8 +50,9 @@ pub enum Form {
     Severity(u8),
 }
 
-/// An open log: a file, the standard error stream or a syslog target. Cloning shares it, and opening
-/// the same path twice yields the same sink, so that a rename by logrotate concerns all users.
+/// An open log: a file, the standard error stream or a syslog target. Cloning shares it, and
+/// opening the same path twice yields the same sink, so that a rename by logrotate concerns all
+/// users.
 #[derive(Clone, Debug)]
 pub struct Sink(Arc<State>);
 

@@ -293,8 +293,8 @@ async fn sweep_until_closed(pause: Duration) {
 }
 
 impl Engine {
-    /// Closes `fd` when the ring is gone. Operations may still be queued, and the ring's end submits
-    /// them: by then the number could be another worker's connection.
+    /// Closes `fd` when the ring is gone. Operations may still be queued, and the ring's end
+    /// submits them: by then the number could be another worker's connection.
     pub(super) fn close_at_the_end(&self, fd: Rc<OwnedFd>) {
         self.leftovers.borrow_mut().push(fd);
     }

@@ -1,8 +1,8 @@
 //! Idle connections to upstream servers, kept by one worker.
 //!
-//! [`IdlePool`] is keyed by the live state of a peer, so its connections outlive reloads and changes
-//! of address for as long as the peer itself is the same. The connection used last is taken first;
-//! `keepalive N` bounds each group, and the connection idle for longest makes room.
+//! [`IdlePool`] is keyed by the live state of a peer, so its connections outlive reloads and
+//! changes of address for as long as the peer itself is the same. The connection used last is taken
+//! first; `keepalive N` bounds each group, and the connection idle for longest makes room.
 
 use std::sync::Arc;
 

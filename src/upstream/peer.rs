@@ -214,7 +214,8 @@ impl PeerState {
         self.cells.failures.fetch_add(1, Relaxed);
     }
 
-    /// Records a good attempt: it clears the failures if the window has moved on since the last one.
+    /// Records a good attempt: it clears the failures if the window has moved on since the last
+    /// one.
     pub(super) fn succeeded(&self) {
         if self.fails() == 0 {
             return;

@@ -136,7 +136,8 @@ pub struct Pick {
 /// How an attempt ended, for [`Group::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The peer answered. Also an answer that `proxy_next_upstream` passes on without blame (403, 404).
+    /// The peer answered. Also an answer that `proxy_next_upstream` passes on without blame (403,
+    /// 404).
     Ok,
     /// The peer failed: this counts towards `max_fails`.
     Failed,
@@ -426,7 +427,8 @@ impl ServerSpec {
 }
 
 impl Attempt {
-    /// Makes ready for a request that may try `tries_max` peers (`proxy_next_upstream_tries`; 0: all).
+    /// Makes ready for a request that may try `tries_max` peers (`proxy_next_upstream_tries`; 0:
+    /// all).
     pub fn reset(&mut self, tries_max: u32) {
         self.generation = 0;
         self.begun = false;

@@ -2,8 +2,8 @@
 //! variables.
 //!
 //! All DNS work happens on one background thread. A worker reads answers from an arc-swapped cache;
-//! only a name that is not there costs it a wait, never a lock or a blocking call. The thread starts
-//! with the first question, after the process has become what it will be (daemon, worker).
+//! only a name that is not there costs it a wait, never a lock or a blocking call. The thread
+//! starts with the first question, after the process has become what it will be (daemon, worker).
 
 use std::cell::RefCell;
 use std::collections::HashMap;

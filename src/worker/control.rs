@@ -20,8 +20,8 @@ use crate::observe::{Level, access, os_error};
 #[derive(Debug)]
 pub enum Command {
     /// Serve new requests by this configuration: accept on `added` too, drain and close the sockets
-    /// of `removed`. Each is answered by one [`Event::Reloaded`], once no new request can begin with
-    /// the old one.
+    /// of `removed`. Each is answered by one [`Event::Reloaded`], once no new request can begin
+    /// with the old one.
     Reload {
         /// The new configuration.
         gateway: Arc<Gateway>,
@@ -31,7 +31,8 @@ pub enum Command {
         removed: Vec<ListenAddr>,
     },
     /// End gracefully: requests in flight finish, idle connections close. With `shared`, another
-    /// binary accepts from the same sockets: cancel the accepts instead of shutting the sockets down.
+    /// binary accepts from the same sockets: cancel the accepts instead of shutting the sockets
+    /// down.
     Quit {
         /// Whether another process listens on the same sockets.
         shared: bool,
@@ -112,8 +113,8 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Starts a thread that runs `body` with the worker's end, on the cores and with the rights that
-    /// `process` gives it. Its end, be it a return, an error or a panic, becomes an
+    /// Starts a thread that runs `body` with the worker's end, on the cores and with the rights
+    /// that `process` gives it. Its end, be it a return, an error or a panic, becomes an
     /// [`Event::Ended`]; its access log lines are passed on before.
     ///
     /// # Errors

@@ -255,6 +255,7 @@ fn slow_readers_cost_bounded_memory() {
     let mut most = 0;
     while Instant::now() < end {
         most = most.max(resident_kib(s.pid()).saturating_sub(before));
+        // How often the memory is looked at.
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(most < READERS * 512, "{most} KiB for {READERS} readers");

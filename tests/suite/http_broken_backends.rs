@@ -193,6 +193,7 @@ fn short_body_then_reset() {
     let b = Backend::raw(|mut conn, _| {
         if conn.try_head().is_some() {
             conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort");
+            // The reset must not overtake what was sent.
             std::thread::sleep(Duration::from_millis(50));
             conn.reset();
         }
@@ -312,6 +313,7 @@ fn an_answer_in_single_bytes() {
              abc\r\n0\r\n\r\n"
             {
                 conn.send([*byte]);
+                // So that each byte is a read of its own.
                 std::thread::sleep(Duration::from_micros(200));
             }
         }

@@ -94,6 +94,7 @@ fn a_request_may_come_in_pieces_and_after_empty_lines() {
     for cut in 1..request.len() {
         let mut c = s.connect();
         c.send(&request[..cut]);
+        // So that the pieces are reads of their own.
         std::thread::sleep(Duration::from_micros(300));
         assert_eq!(
             c.send(&request[cut..]).response().text(),
@@ -389,6 +390,7 @@ fn a_late_head_ends_the_connection() {
     let begin = Instant::now();
     c.send("GET / HTTP/1.1\r\n");
     while begin.elapsed() < Duration::from_secs(5) && c.try_send(b"X: y\r\n").is_ok() {
+        // A client that is slow, but never silent.
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(
@@ -427,6 +429,7 @@ fn a_late_body_ends_the_connection() {
     let mut c = s.connect();
     c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
     for byte in "abcdef".bytes() {
+        // Shorter than the timeout each, longer in sum.
         std::thread::sleep(Duration::from_millis(150));
         c.send([byte]);
     }
@@ -522,6 +525,7 @@ fn head_has_the_length_and_no_body() {
 #[test]
 fn half_closed_clients_get_their_answer() {
     let b = Backend::http(|_| {
+        // Answers after the half-close has arrived.
         std::thread::sleep(Duration::from_millis(100));
         ok("late")
     });

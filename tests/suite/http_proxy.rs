@@ -346,6 +346,7 @@ fn request_bodies() {
     let head = "POST /off HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     c.send(format!("{head}2\r\nab"));
     wait_for("the head at the backend", || b.open() > 0);
+    // So that the rest of the body is a read of its own.
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(
         c.send("\r\n1\r\nc\r\n0\r\n\r\n").response().text(),

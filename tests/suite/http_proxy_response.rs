@@ -443,6 +443,7 @@ fn a_streamed_answer_does_not_wait_for_its_end() {
             if conn.try_send(format!("data: {n}\n\n").as_bytes()).is_err() {
                 return;
             }
+            // Events come slowly and forever.
             std::thread::sleep(Duration::from_millis(50));
         }
     });

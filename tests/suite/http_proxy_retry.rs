@@ -139,6 +139,7 @@ fn tries_and_timeout() {
     let firsts: Vec<Backend> = (0..4).map(|_| bad("503 x")).collect();
     let slow = || {
         Backend::http(|_| {
+            // Two of these use up proxy_next_upstream_timeout.
             std::thread::sleep(Duration::from_millis(250));
             resp("503 x", "", "slow")
         })

@@ -85,6 +85,7 @@ fn what_ends_a_kept_connection() {
 #[test]
 fn no_more_than_so_many_idle() {
     let b = [Backend::http(|_| {
+        // Keeps all requests in flight at once, each on a connection.
         std::thread::sleep(Duration::from_millis(100));
         ok("x")
     })];
@@ -108,6 +109,7 @@ fn a_stale_connection_fails_no_request() {
         assert_eq!(s.get("/").status, 200);
         b[0].cut();
         if n % 2 == 0 {
+            // Half of the time the proxy can see the close before it asks again.
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -250,6 +250,7 @@ fn tunnels_live_through_a_storm_of_reloads() {
         let before = s.reloads();
         s.signal(libc::SIGHUP);
         if is_nginx() {
+            // nginx does not tell when it is done.
             std::thread::sleep(Duration::from_millis(20));
         } else {
             wait_for("the end of a reload", || s.reloads() > before);

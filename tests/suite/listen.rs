@@ -241,6 +241,7 @@ fn proxy_protocol_in_pieces() {
     let line = "PROXY TCP4 192.0.2.1 192.0.2.2 1234 5678\r\n";
     let mut c = s.connect();
     c.send(format!("{line}GET / HT"));
+    // So that the header is a read of its own.
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert!(
         c.send(&GET[8..])

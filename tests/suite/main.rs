@@ -37,3 +37,4 @@ mod listen;
 mod process;
 mod reference;
 mod ringway_only;
+mod tidy;

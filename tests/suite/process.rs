@@ -257,6 +257,7 @@ fn fast_stop() {
 #[test]
 fn graceful_quit() {
     let b = Backend::http(|_| {
+        // The request is in flight when QUIT comes.
         std::thread::sleep(Duration::from_millis(400));
         ok("finished")
     });
@@ -401,6 +402,7 @@ fn reload_under_load() {
 #[test]
 fn requests_in_flight_survive_a_reload() {
     let b = Backend::http(|_| {
+        // The request is in flight when the reload comes.
         std::thread::sleep(Duration::from_millis(300));
         ok("old")
     });
@@ -543,6 +545,7 @@ fn long_downloads_survive_a_hundred_reloads() {
             if conn.try_send(b"1\r\nx\r\n").is_err() {
                 return;
             }
+            // A response that is never finished by itself.
             std::thread::sleep(Duration::from_millis(10));
         }
         conn.send("0\r\n\r\n");

@@ -83,8 +83,8 @@ pub fn request(buf: &[u8], head: &RequestHead) -> Result<Framing, FramingError> 
 /// The framing of the body of a response to a `method` request.
 ///
 /// Informational responses, 204 and 304, and responses to HEAD have none whatever their fields say
-/// (RFC 9112, 6.3); a wrong Content-Length is refused even there. A 2xx to CONNECT and a 101 begin a
-/// tunnel: the caller tells them by status, here they are [`Framing::None`].
+/// (RFC 9112, 6.3); a wrong Content-Length is refused even there. A 2xx to CONNECT and a 101 begin
+/// a tunnel: the caller tells them by status, here they are [`Framing::None`].
 pub fn response(method: Method, buf: &[u8], head: &ResponseHead) -> Result<Framing, FramingError> {
     let fields = &head.fields;
     let framing = match (

@@ -135,9 +135,9 @@ struct Progress {
 
 /// Parses the request head at the start of `buf`.
 ///
-/// One or a few empty lines before it are skipped (RFC 9112, 2.2). `head` must be clear on the first
-/// call; after [`Parsed::Partial`] call again with a longer `buf`. Ranges in `head` are valid only
-/// after [`Parsed::Complete`].
+/// One or a few empty lines before it are skipped (RFC 9112, 2.2). `head` must be clear on the
+/// first call; after [`Parsed::Partial`] call again with a longer `buf`. Ranges in `head` are valid
+/// only after [`Parsed::Complete`].
 pub fn parse_request(
     buf: &[u8],
     limits: &HeadLimits,

@@ -50,8 +50,9 @@ pub enum HostError {
     InvalidInTarget,
 }
 
-/// The host a request is for, as ranges in `buf`: from the target if it is in absolute form, else from
-/// the Host field, which must be there once in HTTP/1.1 and be valid in any case (RFC 9112, 3.2).
+/// The host a request is for, as ranges in `buf`: from the target if it is in absolute form, else
+/// from the Host field, which must be there once in HTTP/1.1 and be valid in any case (RFC 9112,
+/// 3.2).
 ///
 /// `None` when an HTTP/1.0 request names none. An empty Host field is refused, as nginx does. Every
 /// error is a 400.
@@ -82,8 +83,8 @@ pub fn of_request(
 
 /// Reads `uri-host [ ":" port ]`; `None` if it is anything else.
 ///
-/// As in nginx one trailing dot of a name is not part of it and two dots in a row are refused. So is
-/// what RFC 3986 allows and nobody has: an empty name, an IP literal of a future version.
+/// As in nginx one trailing dot of a name is not part of it and two dots in a row are refused. So
+/// is what RFC 3986 allows and nobody has: an empty name, an IP literal of a future version.
 pub fn parse(value: &[u8]) -> Option<HostPort> {
     let (name_end, has_upper) = if value.first() == Some(&b'[') {
         (ip_literal(value)?, false)

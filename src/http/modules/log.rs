@@ -1,8 +1,8 @@
 //! `access_log` and `log_format`: one line per finished request.
 //!
 //! How lines are put together and written is the same for streams and lives in
-//! [`vars::access_log`](crate::vars::access_log); here is what is HTTP's own: the rows, the log that
-//! is there by default, and when a line is written.
+//! [`vars::access_log`](crate::vars::access_log); here is what is HTTP's own: the rows, the log
+//! that is there by default, and when a line is written.
 
 use crate::base::clock;
 use crate::config::{Arity, Contexts, Node, Reader, Result, Row, Word};
@@ -57,7 +57,8 @@ impl Raw {
         self.0.inherit(&parent.0);
     }
 
-    /// Gives an `http {}` without any `access_log` nginx's: `access.log` under the prefix, combined.
+    /// Gives an `http {}` without any `access_log` nginx's: `access.log` under the prefix,
+    /// combined.
     pub fn finish_root(&mut self, reader: &Reader<'_>, block: &Node) {
         if self.0.is_unset() {
             let word = Word::new("access.log", block.span());

@@ -1,6 +1,6 @@
-//! `hash KEY consistent`: ketama. Every unit of weight puts 160 points on a ring of CRC32 values, in
-//! the chain that Cache::Memcached::Fast defines; a key belongs to the first point at or after its
-//! own hash. A server lost moves only its own keys.
+//! `hash KEY consistent`: ketama. Every unit of weight puts 160 points on a ring of CRC32 values,
+//! in the chain that Cache::Memcached::Fast defines; a key belongs to the first point at or after
+//! its own hash. A server lost moves only its own keys.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Smooth weighted round robin among many undisturbed peers, without a walk over all of them.
 //!
 //! While every peer is open and at its full weight, each gains its weight every round, so after `t`
-//! rounds its current weight is `base + weight * t`, and only the winner's base changes. Among peers
-//! of one weight the order of bases is therefore the order of current weights: one heap per weight
-//! holds them, and a round compares the heads. The choices are exactly those of the walk.
+//! rounds its current weight is `base + weight * t`, and only the winner's base changes. Among
+//! peers of one weight the order of bases is therefore the order of current weights: one heap per
+//! weight holds them, and a round compares the heads. The choices are exactly those of the walk.
 
 use std::collections::BinaryHeap;
 

@@ -44,6 +44,7 @@ impl Load {
                         Err(e) => {
                             failures.lock().unwrap().push(e);
                             stream = None;
+                            // Not a busy loop while nobody listens.
                             std::thread::sleep(Duration::from_millis(10));
                         }
                     }

@@ -72,6 +72,7 @@ pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> boo
         if Instant::now() >= deadline {
             return false;
         }
+        // There is nothing to wait on but the outside world: poll.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -345,6 +345,7 @@ impl Server {
             match child.try_wait().unwrap() {
                 Some(status) => return Some(status),
                 None if Instant::now() > deadline => return None,
+                // waitpid cannot wait for a limited time: poll.
                 None => std::thread::sleep(Duration::from_millis(3)),
             }
         }
@@ -373,6 +374,7 @@ impl Server {
             if Instant::now() > deadline {
                 return Err("no pid file".into());
             }
+            // The pid file tells nobody that it is there: poll.
             std::thread::sleep(Duration::from_millis(2));
         }
     }

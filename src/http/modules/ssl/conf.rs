@@ -94,7 +94,8 @@ pub struct KeyPair {
 pub enum Source {
     /// A file.
     File(PathBuf),
-    /// A value with variables, expanded for each handshake: a path, or the PEM itself behind `data:`.
+    /// A value with variables, expanded for each handshake: a path, or the PEM itself behind
+    /// `data:`.
     Variable(Template<Exchange>),
 }
 
@@ -429,8 +430,8 @@ fn path(word: &Option<Word>, c: &Compiler) -> Option<PathBuf> {
     Some(c.reader.conf_path(word))
 }
 
-/// What `ssl_certificate` and `ssl_certificate_key` name: `what` is it called in messages, `kind` is
-/// the end of its PEM label.
+/// What `ssl_certificate` and `ssl_certificate_key` name: `what` is it called in messages, `kind`
+/// is the end of its PEM label.
 fn source(word: &Word, what: &str, kind: &str, c: &mut Compiler) -> Result<Source> {
     if word.bytes.contains(&b'$') {
         return c.template(word).map(Source::Variable);

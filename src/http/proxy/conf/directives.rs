@@ -1,0 +1,337 @@
+//! The table of the `proxy_…` directives, and how those are read that are more than one value.
+
+use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, value};
+use crate::http::conf::LocationKind;
+use crate::http::scope::Scope;
+use crate::http::token::{Token, TokenSet};
+
+use super::super::rewrite_fields;
+use super::{HttpVersion, NextOn, Url};
+
+const HSL: Contexts = Contexts::HTTP.or(Contexts::SERVER).or(Contexts::LOCATION);
+const NEXT_UPSTREAM: &[(&str, NextOn)] = &[
+    ("error", NextOn::ERROR),
+    ("timeout", NextOn::TIMEOUT),
+    ("invalid_header", NextOn::INVALID_HEADER),
+    ("non_idempotent", NextOn::NON_IDEMPOTENT),
+    ("http_500", NextOn::HTTP_500),
+    ("http_502", NextOn::HTTP_502),
+    ("http_503", NextOn::HTTP_503),
+    ("http_504", NextOn::HTTP_504),
+    ("http_403", NextOn::HTTP_403),
+    ("http_404", NextOn::HTTP_404),
+    ("http_429", NextOn::HTTP_429),
+    ("updating", NextOn(0)),
+    ("off", NextOn::OFF),
+];
+
+type R = Row<Scope>;
+
+/// The directives of the proxy module.
+pub const ROWS: &[Row<Scope>] = &[
+    R::custom(
+        "proxy_pass",
+        Contexts::LOCATION
+            .or(Contexts::LOCATION_IF)
+            .or(Contexts::LIMIT_EXCEPT),
+        Arity::One,
+        set_pass,
+    )
+    .doc("Protocol and address of the server that answers here."),
+    R::custom("proxy_set_header", HSL, Arity::Two, set_header)
+        .default("Host $proxy_host; Connection \"\"")
+        .doc("Sets or, with an empty value, drops a field of the request to the upstream."),
+    R::custom("proxy_pass_header", HSL, Arity::One, pass_header)
+        .doc("Passes a field of the response that is hidden by default."),
+    R::custom("proxy_hide_header", HSL, Arity::One, hide_header)
+        .doc("Hides a field of the upstream's response."),
+    R::flag("proxy_pass_request_headers", HSL, |s| {
+        &mut s.proxy.pass_request_headers
+    })
+    .default("on")
+    .doc("Pass the client's fields to the upstream."),
+    R::flag("proxy_pass_request_body", HSL, |s| {
+        &mut s.proxy.pass_request_body
+    })
+    .default("on")
+    .doc("Pass the client's body to the upstream."),
+    R::word("proxy_method", HSL, |s| &mut s.proxy.method)
+        .doc("Method of the request to the upstream."),
+    R::word("proxy_set_body", HSL, |s| &mut s.proxy.set_body)
+        .doc("Body of the request to the upstream."),
+    R::custom("proxy_http_version", HSL, Arity::One, set_http_version)
+        .default("1.1")
+        .doc("HTTP version of the request to the upstream."),
+    R::custom(
+        "proxy_redirect",
+        HSL,
+        Arity::Between(1, 2),
+        rewrite_fields::set_redirect,
+    )
+    .default("default")
+    .doc("Changes Location and Refresh of the response."),
+    R::custom(
+        "proxy_cookie_domain",
+        HSL,
+        Arity::Between(1, 2),
+        rewrite_fields::set_cookie_domain,
+    )
+    .default("off")
+    .doc("Changes the domain of Set-Cookie."),
+    R::custom(
+        "proxy_cookie_path",
+        HSL,
+        Arity::Between(1, 2),
+        rewrite_fields::set_cookie_path,
+    )
+    .default("off")
+    .doc("Changes the path of Set-Cookie."),
+    R::custom(
+        "proxy_cookie_flags",
+        HSL,
+        Arity::Between(1, 4),
+        rewrite_fields::set_cookie_flags,
+    )
+    .default("off")
+    .doc("Sets flags of Set-Cookie."),
+    R::flag("proxy_intercept_errors", HSL, |s| {
+        &mut s.proxy.intercept_errors
+    })
+    .default("off")
+    .doc("Let error_page replace responses with status 300 and above."),
+    R::flag("proxy_ignore_client_abort", HSL, |s| {
+        &mut s.proxy.ignore_client_abort
+    })
+    .default("off")
+    .doc("Finish the upstream's work although the client has gone."),
+    R::custom(
+        "proxy_ignore_headers",
+        HSL,
+        Arity::AtLeast(1),
+        ignore_headers,
+    )
+    .doc("Response fields that are passed on but not acted upon."),
+    R::custom("proxy_bind", HSL, Arity::Between(1, 2), set_bind)
+        .doc("Local address of connections to the upstream."),
+    R::flag("proxy_buffering", HSL, |s| &mut s.proxy.buffering)
+        .default("on")
+        .doc("Read ahead of the client, within the buffers."),
+    R::size("proxy_buffer_size", HSL, |s| &mut s.proxy.buffer_size)
+        .default("4k|8k")
+        .doc("Largest response head."),
+    R::custom("proxy_buffers", HSL, Arity::Two, set_buffers)
+        .default("8 4k|8k")
+        .doc("Number and size of the buffers for a response."),
+    R::size("proxy_busy_buffers_size", HSL, |s| {
+        &mut s.proxy.busy_buffers_size
+    })
+    .default("8k|16k")
+    .doc("Most bytes on their way to the client."),
+    R::flag("proxy_request_buffering", HSL, |s| {
+        &mut s.proxy.request_buffering
+    })
+    .default("on")
+    .doc("Read the whole request body before the upstream is contacted."),
+    R::size("proxy_max_temp_file_size", HSL, |s| {
+        &mut s.proxy.max_temp_file_size
+    })
+    .default("1024m")
+    .doc("Largest part of a response kept in a file for a slow client."),
+    R::size("proxy_temp_file_write_size", HSL, |s| {
+        &mut s.proxy.temp_file_write_size
+    })
+    .default("8k|16k")
+    .doc("Bytes written to the temporary file at once."),
+    R::custom("proxy_temp_path", HSL, Arity::Between(1, 4), set_temp_path)
+        .default("proxy_temp")
+        .doc("Directory for responses that wait for a slow client."),
+    R::word("proxy_limit_rate", HSL, |s| &mut s.proxy.limit_rate)
+        .default("0")
+        .doc("Bytes per second read from the upstream."),
+    R::flag("proxy_socket_keepalive", HSL, |s| {
+        &mut s.proxy.socket_keepalive
+    })
+    .default("off")
+    .doc("SO_KEEPALIVE on connections to the upstream."),
+    R::time("proxy_connect_timeout", HSL, |s| {
+        &mut s.proxy.connect_timeout
+    })
+    .default("60s")
+    .doc("Time to connect to an upstream server."),
+    R::time("proxy_send_timeout", HSL, |s| &mut s.proxy.send_timeout)
+        .default("60s")
+        .doc("Time between two writes to the upstream."),
+    R::time("proxy_read_timeout", HSL, |s| &mut s.proxy.read_timeout)
+        .default("60s")
+        .doc("Time between two reads from the upstream."),
+    R::custom(
+        "proxy_next_upstream",
+        HSL,
+        Arity::AtLeast(1),
+        set_next_upstream,
+    )
+    .default("error timeout")
+    .doc("When a request goes on to the next server."),
+    R::number("proxy_next_upstream_tries", HSL, |s| {
+        &mut s.proxy.next_upstream_tries
+    })
+    .default("0")
+    .doc("How many servers a request may try; 0: all."),
+    R::time("proxy_next_upstream_timeout", HSL, |s| {
+        &mut s.proxy.next_upstream_timeout
+    })
+    .default("0")
+    .doc("How long a request may go from server to server; 0: no limit."),
+    R::notice(
+        "proxy_headers_hash_max_size",
+        HSL,
+        Arity::One,
+        "sizes nginx's hash tables",
+    ),
+    R::notice(
+        "proxy_headers_hash_bucket_size",
+        HSL,
+        Arity::One,
+        "sizes nginx's hash tables",
+    ),
+    R::notice(
+        "proxy_send_lowat",
+        HSL,
+        Arity::One,
+        "tunes nginx's internals",
+    ),
+];
+
+fn set_pass(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    if s.proxy.pass.is_some() {
+        return Err(value::duplicate(node));
+    }
+    let word = &node.args()[0];
+    if !word.bytes.contains(&b'$') {
+        let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
+        // Asked here, where it is written: an `if` may inherit what it must not say itself.
+        let may_replace = matches!(
+            s.place.kind,
+            Some(LocationKind::Prefix | LocationKind::Exact)
+        );
+        if url.uri.is_some() && !may_replace {
+            return Err(ConfigError::at(
+                word.span,
+                "\"proxy_pass\" cannot have URI part in location given by regular expression, \
+                 or inside named location, or inside \"if\" statement, or inside \
+                 \"limit_except\" block",
+            ));
+        }
+    }
+    s.proxy.pass = Some(word.clone());
+    Ok(())
+}
+
+fn set_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let pair = (node.args()[0].clone(), node.args()[1].clone());
+    s.proxy.set_headers.get_or_insert_default().push(pair);
+    Ok(())
+}
+
+fn pass_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    s.proxy
+        .pass_headers
+        .get_or_insert_default()
+        .push(node.args()[0].clone());
+    Ok(())
+}
+
+fn hide_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    s.proxy
+        .hide_headers
+        .get_or_insert_default()
+        .push(node.args()[0].clone());
+    Ok(())
+}
+
+fn set_http_version(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let version = match &*node.args()[0].bytes {
+        b"1.0" => HttpVersion::V10,
+        b"1.1" => HttpVersion::V11,
+        b"2" => {
+            return Err(ConfigError::at(
+                node.args()[0].span,
+                "\"proxy_http_version 2\" of nginx is not implemented by ringway yet",
+            ));
+        }
+        _ => return Err(value::invalid_word(&node.args()[0], node)),
+    };
+    value::once(&mut s.proxy.http_version, version, node)
+}
+
+fn ignore_headers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    const NAMES: &[&str] = &[
+        "X-Accel-Redirect",
+        "X-Accel-Expires",
+        "X-Accel-Limit-Rate",
+        "X-Accel-Buffering",
+        "X-Accel-Charset",
+        "Expires",
+        "Cache-Control",
+        "Set-Cookie",
+        "Vary",
+    ];
+    let mut set = TokenSet::default();
+    for word in node.args() {
+        if !NAMES
+            .iter()
+            .any(|n| word.bytes.eq_ignore_ascii_case(n.as_bytes()))
+        {
+            return Err(value::invalid_word(word, node));
+        }
+        set.insert(Token::from_name(&word.bytes));
+    }
+    value::once(&mut s.proxy.ignore_headers, set, node)
+}
+
+fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let transparent = match node.args().get(1) {
+        None => false,
+        Some(word) if word.is("transparent") => true,
+        Some(word) => {
+            let message = format!("invalid parameter \"{}\"", word.text());
+            return Err(ConfigError::at(word.span, message));
+        }
+    };
+    let word = &node.args()[0];
+    let bind = (!word.is("off")).then(|| (word.clone(), transparent));
+    value::once(&mut s.proxy.bind, bind, node)
+}
+
+fn set_buffers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let (number, size) = (
+        value::number(&node.args()[0])?,
+        value::size(&node.args()[1])?,
+    );
+    if number < 2 {
+        return Err(ConfigError::at(
+            node.span(),
+            "there must be at least 2 \"proxy_buffers\"",
+        ));
+    }
+    value::once(&mut s.proxy.buffers, (number, size), node)
+}
+
+fn set_temp_path(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let path = reader.path(&node.args()[0]);
+    value::once(&mut s.proxy.temp_path, path, node)
+}
+
+fn set_next_upstream(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let mut set = NextOn(0);
+    for word in node.args() {
+        match NEXT_UPSTREAM.iter().find(|(name, _)| word.is(name)) {
+            Some((_, condition)) => set.0 |= condition.0,
+            None => return Err(value::invalid_word(word, node)),
+        }
+    }
+    if set.has(NextOn::OFF) {
+        set = NextOn::OFF;
+    }
+    value::once(&mut s.proxy.next_upstream, set, node)
+}
