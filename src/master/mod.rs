@@ -1,7 +1,8 @@
 //! Process life: from a configuration to serving workers, and through every signal to the end.
 //!
 //! `boot` starts the process, `life` is its loop, `reload` and `upgrade` are the two ways it
-//! changes; `listeners`, `pid`, `privileges`, `daemon` and `signals` each own one thing.
+//! changes; `listeners` (with `socket`), `pid`, `privileges`, `daemon` and `signals` each own one
+//! thing.
 
 mod boot;
 mod daemon;
@@ -11,6 +12,7 @@ mod pid;
 mod privileges;
 mod reload;
 mod signals;
+mod socket;
 mod upgrade;
 
 use std::io;

@@ -12,6 +12,7 @@
 pub mod access_log;
 mod geo;
 mod hostnames;
+mod log_format;
 mod map;
 mod pattern;
 mod registry;

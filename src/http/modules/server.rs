@@ -188,12 +188,8 @@ impl Building {
 }
 
 fn default_listen() -> RawListen {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    let port = if unsafe { libc::geteuid() } == 0 {
-        80
-    } else {
-        8000
-    };
+    // Not by the user of the moment: a reload comes after root was given up.
+    let port = if capability::privileged() { 80 } else { 8000 };
     RawListen {
         addr: ListenAddr::Inet(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)),
         options: ListenOptions::default(),
