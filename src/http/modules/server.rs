@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::base::capability;
 use crate::base::listen::{KeepaliveOption, ListenAddr, ListenOptions};
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Span, Word, value};
 use crate::http::conf::{Listen, LocationKind, RegexName};
