@@ -1,6 +1,8 @@
 //! The gateway: everything a configuration says, checked and compiled, ready to be served. It is
 //! built whole and never changed; a reload builds another.
 
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,8 +13,8 @@ use crate::config::{
 };
 use crate::http::conf::HttpConf;
 use crate::http::scope::{self, Scope};
-use crate::observe::{ErrorLog, TargetSpec};
-use crate::upstream::directives;
+use crate::observe::{ErrorLog, TargetSpec, os_error};
+use crate::upstream::{Registry, directives};
 
 pub mod process;
 
@@ -95,6 +97,26 @@ impl Gateway {
         build(&nodes, sources, &options.prefix, options)
     }
 
+    /// What a configuration needs once it is to serve, in the process that serves: the directories
+    /// for temporary files, owned by the workers' user, and names that are followed at run time.
+    ///
+    /// # Errors
+    /// The message about a directory that cannot be made.
+    pub fn go_live(&self) -> std::result::Result<(), String> {
+        for path in self.http.temporary_paths() {
+            make_directory(path, self.process.user.as_ref()).map_err(|error| {
+                format!("mkdir() \"{}\" failed {}", path.display(), os_error(&error))
+            })?;
+        }
+        for group in &self.http.groups {
+            if let Some(upstream) = &group.upstream {
+                // Names are looked up in the background; until then the last known addresses hold.
+                let _ = upstream.watch(Registry::global());
+            }
+        }
+        Ok(())
+    }
+
     /// Every address that is listened on.
     pub fn listens(&self) -> Vec<ListenSpec> {
         let http = self.http.listens.iter();
@@ -111,6 +133,19 @@ impl std::fmt::Debug for Gateway {
         f.debug_struct("Gateway")
             .field("process", &self.process)
             .finish_non_exhaustive()
+    }
+}
+
+/// Makes a directory that may be there already; only the workers' user may use it.
+fn make_directory(path: &Path, user: Option<&process::Account>) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match user {
+        Some(account) => std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)),
+        None => Ok(()),
     }
 }
 

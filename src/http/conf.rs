@@ -3,6 +3,7 @@
 //! Servers and locations live in flat arenas and refer to each other by index, so that an
 //! exchange remembers where it is with two integers and no reference counts.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::listen::{ListenAddr, ListenOptions};
@@ -38,6 +39,18 @@ pub struct HttpGroup {
 }
 
 impl HttpConf {
+    /// Every directory for temporary files, once.
+    pub fn temporary_paths(&self) -> Vec<&Path> {
+        let bodies = self
+            .locations
+            .iter()
+            .map(|l| l.core.client_body_temp_path.as_path());
+        let mut paths: Vec<&Path> = bodies.collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
     /// The index of a listening address.
     pub fn listen_at(&self, addr: &ListenAddr) -> Option<u32> {
         self.listens

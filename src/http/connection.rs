@@ -131,7 +131,11 @@ async fn work(local: Rc<Local>, parked: Parked) -> Option<Parked> {
     loop {
         match next_request(&mut ex, &mut client, &place, idle_deadline.take()).await {
             Next::Request => {}
-            Next::Close => return None,
+            Next::Close => {
+                // Closing a socket whose last answer is still on its way would take that along.
+                let _ = client.flush().await;
+                return None;
+            }
             Next::Park => return park(ex, client),
             Next::Refuse(status) => {
                 refuse(&mut ex, &mut client, status).await;

@@ -89,6 +89,10 @@ fn begin(
     caught: Caught,
     sender: channel::Sender<Received>,
 ) -> Result<(), Failed> {
+    if let Err(message) = gateway.go_live() {
+        log_process!(Level::Emerg, "{message}");
+        return Err(Failed);
+    }
     if let Some(account) = &gateway.process.user
         && let Err(message) = privileges::become_user(account)
     {

@@ -22,6 +22,10 @@ impl Master {
                 return;
             }
         };
+        if let Err(message) = gateway.go_live() {
+            log_process!(Level::Emerg, "{message}");
+            return;
+        }
         let Ok(prepared) = self
             .listeners
             .prepare(&gateway.listens(), gateway.process.workers)

@@ -120,7 +120,7 @@ fn bodies_of_local_answers_are_read_and_forgotten() {
     let mut c = s.connect();
     for framing in [
         "Content-Length: 3\r\n\r\nabc",
-        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: x\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nX-Check: x\r\n\r\n",
         "Transfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
         "Content-Length: 0\r\n\r\n",
         "\r\n",

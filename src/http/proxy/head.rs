@@ -170,6 +170,7 @@ pub fn take_response(ex: &mut Exchange, conf: &Conf) {
             Token::Location | Token::Refresh | Token::SetCookie => {
                 rewritten |= conf.rewrites.is_on(field.token);
             }
+            Token::Upgrade if upstream.status == 101 => {}
             _ if field.is_hop_by_hop() || conf.hide.contains(field.token) => continue,
             Token::Other if is_hidden(field, conf, &response.buf) => continue,
             _ => {}
