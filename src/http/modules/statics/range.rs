@@ -147,6 +147,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::single_range_in_vec_init,
+        reason = "lists of one range are meant"
+    )]
     fn ranges() {
         let some = |list: &[Range<u64>]| Selection::Parts(list.to_vec());
         assert_eq!(parts("0-0", 5), some(&[0..1]));
