@@ -335,7 +335,8 @@ fn ranges() {
         .unwrap();
     let part = |range: &str, body: &str| {
         format!(
-            "\r\n--{boundary}\r\nContent-Type: text/plain; charset=koi8-r\r\nContent-Range: bytes {range}/10\r\n\r\n{body}"
+            "\r\n--{boundary}\r\nContent-Type: text/plain; charset=koi8-r\r\n\
+             Content-Range: bytes {range}/10\r\n\r\n{body}"
         )
     };
     let expected = part("0-0", "0") + &part("8-9", "89") + &format!("\r\n--{boundary}--\r\n");
@@ -600,4 +601,91 @@ fn files_of_every_size_arrive_whole() {
             assert!(r.status == 206 && r.body == body[from..=to], "{size}");
         }
     }
+}
+
+#[test]
+fn gzip_static() {
+    let s = site(
+        r#"
+        gzip_static on;
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location /vary/ { alias html/; gzip_vary on; gzip on; gzip_types *; gzip_min_length 1; }
+            location /always/ { alias html/; gzip_static always; }
+            location /off/ { alias html/; gzip_static off; }
+        }
+    "#,
+    );
+    fs::write(s.path("html/a.txt.gz"), "packed").unwrap();
+    set_changed(&s, "html/a.txt.gz");
+    fs::create_dir(s.path("html/50x.html.gz")).unwrap();
+    let accept = "Accept-Encoding: gzip\r\n";
+    let r = s.get_with("/a.txt", accept);
+    assert_eq!(
+        (r.text().as_str(), r.header("content-encoding")),
+        ("packed", Some("gzip"))
+    );
+    assert_eq!(
+        (r.header("content-type"), r.header("content-length")),
+        (Some("text/plain"), Some("6"))
+    );
+    assert_eq!(
+        (r.header("etag"), r.header("accept-ranges")),
+        (Some("\"3b9aca00-6\""), None)
+    );
+    assert_eq!(r.header("vary"), None);
+    let r = s.get_with("/a.txt", &format!("{accept}Range: bytes=1-2\r\n"));
+    assert_eq!((r.status, r.text().as_str()), (200, "packed"));
+    let r = s.get_with(
+        "/a.txt",
+        &format!("{accept}If-None-Match: \"3b9aca00-6\"\r\n"),
+    );
+    assert_eq!((r.status, r.header("content-encoding")), (304, None));
+    for (path, headers, body) in [
+        ("/a.txt", "", "0123456789"),
+        ("/50x.html", accept, "sorry"),
+        ("/off/a.txt", accept, "0123456789"),
+        ("/always/a.txt", "", "packed"),
+        ("/vary/a.txt", "", "0123456789"),
+        ("/vary/a.txt", accept, "packed"),
+    ] {
+        let r = s.get_with(path, headers);
+        assert_eq!((r.status, r.text().as_str()), (200, body), "{path}");
+        let vary = path.starts_with("/vary").then_some("Accept-Encoding");
+        assert_eq!(r.header("vary"), vary, "{path}");
+    }
+    let r = s.get_with("/vary/dir/b.json", accept);
+    assert_eq!(
+        (r.header("content-encoding"), r.header("vary")),
+        (Some("gzip"), Some("Accept-Encoding"))
+    );
+}
+
+#[test]
+fn path_variables() {
+    let s = site(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location / { root %%DIR%%/html/; return 200 "$document_root $request_filename"; }
+            location /al/ { alias other/; return 200 "$document_root $request_filename"; }
+            location /link/ { root link; return 200 "$realpath_root"; }
+            location /if/ {
+                root html;
+                if (-f %%DIR%%/html$arg_f) { return 200 file; }
+                return 200 none;
+            }
+        }
+    "#,
+    );
+    let dir = fs::canonicalize(&s.prefix).unwrap().display().to_string();
+    std::os::unix::fs::symlink(s.path("html"), s.path("link")).unwrap();
+    assert_eq!(s.get("/x/y?z").text(), format!("{dir}/html {dir}/html/x/y"));
+    assert_eq!(
+        s.get("/al/c.txt").text(),
+        format!("{dir}/other/ {dir}/other/c.txt")
+    );
+    assert_eq!(s.get("/link/").text(), format!("{dir}/html"));
+    assert_eq!(s.get("/if/?f=/a.txt").text(), "file");
+    assert_eq!(s.get("/if/?f=/no").text(), "none");
 }

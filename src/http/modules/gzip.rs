@@ -74,6 +74,7 @@ pub const ROWS: &[Row<Scope>] = &[
 /// The variables of this module.
 pub const VARIABLES: &[Variable<Exchange>] = &[Variable::new("gzip_ratio", gzip_ratio)];
 
+const VARY: &[u8] = b"Accept-Encoding";
 const DEFAULT_TYPES: &[&str] = &["text/html"];
 
 /// What is written in one block.
@@ -125,6 +126,13 @@ impl Proxied {
             .iter()
             .position(|w| *w == word)
             .is_some_and(|bit| self.0 & (1 << bit) != 0)
+    }
+}
+
+impl Conf {
+    /// `gzip_vary`.
+    pub fn is_varying(&self) -> bool {
+        self.vary
     }
 }
 
@@ -262,8 +270,7 @@ pub fn parse_date(text: &[u8]) -> Option<i64> {
 /// What a compressed body means for the head, and what `gzip_vary` adds even to one that is not.
 fn change_head(response: &mut Response, conf: &Conf, compress: bool) {
     if conf.vary {
-        let field = response.store_field(Token::Vary, b"Vary", b"Accept-Encoding");
-        response.fields.insert(0, field);
+        add_vary(response);
     }
     if !compress {
         return;
@@ -272,6 +279,15 @@ fn change_head(response: &mut Response, conf: &Conf, compress: bool) {
     response.fields.retain(|f| f.token != Token::AcceptRanges);
     weaken_etag(response);
     response.push_field(Token::ContentEncoding, b"Content-Encoding", b"gzip");
+}
+
+/// Says that the response depends on `Accept-Encoding`, once.
+pub fn add_vary(response: &mut Response) {
+    let first = response.fields.first();
+    if first.is_none_or(|f| f.token != Token::Vary || f.value.of(&response.buf) != VARY) {
+        let field = response.store_field(Token::Vary, b"Vary", VARY);
+        response.fields.insert(0, field);
+    }
 }
 
 /// The validator of a body that is equivalent, no more identical. One that is not quoted goes.

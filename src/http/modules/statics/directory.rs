@@ -125,7 +125,7 @@ pub fn failed(ex: &Exchange, operation: &str, path: &[u8], error: &io::Error) ->
 }
 
 async fn listing(ex: &mut Exchange, client: &mut Client, conf: &Conf, path: &[u8]) -> Outcome {
-    ex.response.clear_head();
+    ex.response.clear_answer();
     ex.response.status = 200;
     ex.response.set_content_type(b"text/html");
     if let Some(charset) = &conf.charset {

@@ -1,5 +1,5 @@
-//! Files from disk: `root`, `alias`, `index`, `try_files`, `autoindex`, ranges and validators; and
-//! the header filters `expires` and `charset`.
+//! Files from disk: `root`, `alias`, `index`, `try_files`, `autoindex`, `gzip_static`, ranges and
+//! validators; and the header filters `expires` and `charset`.
 //!
 //! Files are opened and read by the ring, so that a slow disk holds up one request and not the
 //! worker. A large file goes from the page cache to the socket without passing user space.
@@ -9,7 +9,9 @@ mod charset;
 mod conditional;
 mod directory;
 mod expires;
+mod file;
 mod path;
+mod precompressed;
 mod range;
 mod send;
 mod try_files;
@@ -19,26 +21,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::base::clock;
 use crate::config::{Arity, Contexts, Node, Reader, Result, Row, Word};
 use crate::http::client::Client;
 use crate::http::exchange::Exchange;
 use crate::http::message::Method;
-use crate::http::phases::{Finish, Outcome};
-use crate::http::respond::{self, Output, Reply};
+use crate::http::phases::Outcome;
+use crate::http::respond::{self, Reply};
 use crate::http::scope::{Compiler, Scope};
-use crate::http::token::Token;
 use crate::inherit;
 use crate::observe::Level;
-use crate::ring::{File, FileKind, Metadata};
+use crate::ring::{File, FileKind};
 use crate::vars::Template;
 
-use super::gzip;
 use super::mime_set::MimeSet;
 
-use conditional::{ModifiedSince, Verdict};
-use range::{Multipart, Selection};
-use send::Part;
+use conditional::ModifiedSince;
+use file::Found;
+use precompressed::Packed;
 
 pub use path::{document_root, realpath_root, request_filename};
 
@@ -88,6 +87,11 @@ pub const ROWS: &[Row<Scope>] = &[
     .doc("How If-Modified-Since is compared with the last change."),
     R::number("max_ranges", HSL, |s| &mut s.statics.max_ranges)
         .doc("Ranges sent at most for one request; 0 switches ranges off."),
+    R::choice("gzip_static", HSL, precompressed::Mode::WORDS, |s| {
+        &mut s.statics.precompressed
+    })
+    .default("off")
+    .doc("Send a file's .gz instead, to clients that accept it."),
     R::word("charset", HSLI, |s| &mut s.statics.charset)
         .default("off")
         .doc("Charset to name in Content-Type."),
@@ -126,6 +130,7 @@ pub struct Raw {
     max_ranges: Option<u64>,
     charset: Option<Word>,
     charset_types: Option<Arc<MimeSet>>,
+    precompressed: Option<usize>,
 }
 
 /// The compiled form.
@@ -139,13 +144,14 @@ pub struct Conf {
     modified_since: ModifiedSince,
     max_ranges: u64,
     charset: Option<charset::Charset>,
+    precompressed: precompressed::Mode,
 }
 
 impl Raw {
     /// Fills what is not written here from the enclosing block. `try_files` stays where it is.
     pub fn inherit(&mut self, parent: &Raw) {
         inherit!(self, parent; root, index, autoindex, exact_size, local_time, expires, etag,
-            modified_since, max_ranges, charset, charset_types);
+            modified_since, max_ranges, charset, charset_types, precompressed);
     }
 
     /// The compiled form.
@@ -180,6 +186,7 @@ impl Raw {
                 self.charset_types.as_ref(),
                 c,
             )?,
+            precompressed: precompressed::Mode::of(self.precompressed),
         })
     }
 }
@@ -227,6 +234,16 @@ pub async fn serve(ex: &mut Exchange, client: &mut Client) -> Outcome {
     if ex.request.uri.ends_with(b"/") {
         return directory::serve(ex, client, conf, path).await;
     }
+    let Packed { file, varies } = precompressed::find(ex, conf.precompressed, &mut path).await;
+    if let Some((file, metadata)) = file {
+        let found = Found {
+            file,
+            metadata,
+            packed: true,
+            varies,
+        };
+        return file::respond(ex, client, conf, found).await;
+    }
     let opened = File::open(Path::new(OsStr::from_bytes(&path))).await;
     let opened = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
     let (file, metadata) = match opened {
@@ -246,138 +263,16 @@ pub async fn serve(ex: &mut Exchange, client: &mut Client) -> Outcome {
         FileKind::Regular if ex.request.method_kind() == Method::Post => {
             Outcome::Answer(Reply::status(405))
         }
-        FileKind::Regular => send_file(ex, client, conf, &file, metadata).await,
-    }
-}
-
-/// Answers with a regular file: whole, in parts, or not at all where the client has it.
-async fn send_file(
-    ex: &mut Exchange,
-    client: &mut Client,
-    conf: &Conf,
-    file: &File,
-    metadata: Metadata,
-) -> Outcome {
-    let mut etag = ex.store.lend();
-    describe(ex, conf, metadata, &mut etag);
-    let tag = conf.etag.then_some(&etag[..]);
-    // A file that stands for an error is sent as it is.
-    let plain = ex
-        .response
-        .status_override
-        .is_none_or(|status| status == 200);
-    let (modified, size) = (metadata.modified, metadata.size);
-    let mut verdict = Verdict::Send;
-    let mut selection = Selection::Whole;
-    if plain {
-        verdict = conditional::check(&ex.request, modified, tag, conf.modified_since);
-        let ranged = conf.max_ranges > 0 && verdict == Verdict::Send && !is_compressed(ex);
-        if ranged {
-            selection = range::select(&ex.request, size, modified, tag, conf.max_ranges);
+        FileKind::Regular => {
+            let found = Found {
+                file,
+                metadata,
+                packed: false,
+                varies,
+            };
+            file::respond(ex, client, conf, found).await
         }
     }
-    ex.store.give_back(etag);
-    let whole = Part {
-        head: Vec::new(),
-        range: 0..size,
-    };
-    ex.doing = "sending response to client";
-    let finish = match (verdict, selection) {
-        (Verdict::Failed, _) => return Outcome::Answer(Reply::status(412)),
-        (Verdict::NotModified, _) => not_modified(ex, client).await,
-        (_, Selection::Unsatisfiable) => {
-            return Outcome::Answer(Reply {
-                length: Some(size),
-                ..Reply::status(416)
-            });
-        }
-        (_, Selection::Parts(parts)) => {
-            ex.response.status = 206;
-            match &parts[..] {
-                [part] => {
-                    let value = range::content_range(part, size);
-                    let name = b"Content-Range";
-                    ex.response
-                        .push_field(Token::ContentRange, name, value.as_bytes());
-                    let part = Part {
-                        head: Vec::new(),
-                        range: part.clone(),
-                    };
-                    send::run(ex, client, file, &[part], &[]).await
-                }
-                parts => send_parts(ex, client, conf, file, parts, size).await,
-            }
-        }
-        (_, Selection::Whole) => {
-            if plain && conf.max_ranges > 0 {
-                ex.response
-                    .push_field(Token::AcceptRanges, b"Accept-Ranges", b"bytes");
-            }
-            send::run(ex, client, file, &[whole], &[]).await
-        }
-    };
-    Outcome::Finished(finish)
-}
-
-/// Fills the head: type and validators. `etag` gets the entity tag.
-fn describe(ex: &mut Exchange, conf: &Conf, metadata: Metadata, etag: &mut Vec<u8>) {
-    use std::io::Write;
-    let generation = ex.generation();
-    let core = &generation.location(ex.location).core;
-    ex.response.clear_head();
-    ex.response.status = 200;
-    let content_type = core.types.of(&ex.request.uri).unwrap_or(&core.default_type);
-    if !content_type.is_empty() {
-        ex.response.set_content_type(content_type);
-    }
-    let mut date = ex.store.lend();
-    clock::format_http_date(metadata.modified, &mut date);
-    ex.response
-        .push_field(Token::LastModified, b"Last-Modified", &date);
-    ex.store.give_back(date);
-    if conf.etag {
-        // Writing to memory does not fail.
-        let _ = write!(etag, "\"{:x}-{:x}\"", metadata.modified, metadata.size);
-        ex.response.push_field(Token::ETag, b"ETag", etag);
-    }
-}
-
-/// Whether the response is going to leave compressed, so that ranges of it mean nothing.
-fn is_compressed(ex: &Exchange) -> bool {
-    ex.request.field(Token::Range).is_some()
-        && gzip::applies(ex, &ex.generation.location(ex.location).gzip)
-}
-
-async fn not_modified(ex: &mut Exchange, client: &mut Client) -> Finish {
-    ex.response.status = 304;
-    ex.response.content_type = None;
-    match Output::start(ex, client).await {
-        Ok(output) => output.finish(ex, client, true).await,
-        Err(_) => Finish::Truncated,
-    }
-}
-
-async fn send_parts(
-    ex: &mut Exchange,
-    client: &mut Client,
-    conf: &Conf,
-    file: &File,
-    ranges: &[std::ops::Range<u64>],
-    size: u64,
-) -> Finish {
-    name_charset(ex, conf);
-    let multipart = Multipart::new();
-    let content_type = ex.response.content_type.map(|t| t.of(&ex.response.buf));
-    let parts: Vec<Part> = ranges
-        .iter()
-        .map(|range| Part {
-            head: multipart.head(range, size, content_type),
-            range: range.clone(),
-        })
-        .collect();
-    ex.response
-        .set_content_type(multipart.content_type().as_bytes());
-    send::run(ex, client, file, &parts, &multipart.tail()).await
 }
 
 fn add_index(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
