@@ -28,6 +28,7 @@ pub(super) struct Failed;
 
 /// Runs the gateway until it is told to end. The exit code is nginx's: 1 when the start failed.
 pub fn run(start: Start) -> ExitCode {
+    observe::panics::log_panics();
     let code = match boot(start) {
         Ok((master, started)) => master.live(started),
         Err(Failed) => ExitCode::FAILURE,

@@ -5,6 +5,7 @@ pub mod access;
 pub mod error_log;
 pub mod escape;
 pub mod level;
+pub mod panics;
 pub mod syslog;
 pub mod writer;
 
