@@ -19,6 +19,7 @@ use crate::vars::{Store, Subject};
 use super::body::RequestBody;
 use super::conf::{HttpConf, Location, Server};
 use super::h1::connection::Options;
+use super::h1::encode;
 use super::h1::framing::Framing;
 use super::h1::head::{Field, Fields, RequestHead, ResponseHead};
 use super::local::Local;
@@ -240,13 +241,15 @@ impl Response {
         self.fields.push(field);
     }
 
-    /// Copies `name: value` into the buffer without adding it to the fields.
+    /// Copies `name: value` into the buffer without adding it to the fields. What would end the
+    /// line in a value made of variables becomes a space.
     pub fn store_field(&mut self, token: Token, name: &[u8], value: &[u8]) -> Field {
         let start = self.buf.len();
         self.buf.extend_from_slice(name);
         self.buf.extend_from_slice(b": ");
         let value_start = self.buf.len();
         self.buf.extend_from_slice(value);
+        encode::disarm(&mut self.buf[value_start..]);
         Field::new(
             Range32::new(start, start + name.len()),
             Range32::new(value_start, self.buf.len()),
@@ -254,10 +257,11 @@ impl Response {
         )
     }
 
-    /// Copies `value` into the buffer and returns its range.
+    /// Copies `value`, made safe as above, into the buffer and returns its range.
     pub fn store(&mut self, value: &[u8]) -> Range32 {
         let start = self.buf.len();
         self.buf.extend_from_slice(value);
+        encode::disarm(&mut self.buf[start..]);
         Range32::new(start, self.buf.len())
     }
 

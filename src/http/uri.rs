@@ -89,6 +89,24 @@ pub fn escape(text: &[u8], set: Escape, out: &mut Vec<u8>) {
     out.extend_from_slice(&text[clean..]);
 }
 
+/// Escapes what is blank or a control character in `out` from `start` on: the last guard of a
+/// request line into which a configuration put decoded variables.
+#[inline]
+pub fn escape_blanks(out: &mut Vec<u8>, start: usize) {
+    let is_blank = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
+    if !out[start..].iter().any(is_blank) {
+        return;
+    }
+    let text = out.split_off(start);
+    for byte in text {
+        if is_blank(&byte) {
+            out.extend_from_slice(&[b'%', hex_digit(byte >> 4), hex_digit(byte & 15)]);
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
 /// Whether [`escape`] would change `text`.
 pub fn is_escape_needed(text: &[u8], set: Escape) -> bool {
     text.iter().any(|&byte| needs_escape(byte, set))

@@ -177,7 +177,8 @@ impl Flight {
     }
 
     /// What to do when the kernel found no buffer. A batch of receives fails together: the first of
-    /// them that comes here brings more buffers into circulation, so that the next batch finds them.
+    /// them that comes here brings more buffers into circulation, so that the next batch finds
+    /// them.
     fn without_buffer(&self) -> Stage {
         engine::require(|engine| {
             let group = &engine.groups[self.class as usize];

@@ -503,3 +503,27 @@ fn versions() {
     assert_eq!(status("HTTP/0.9"), "400");
     assert_eq!(status("HTTQ/1.1"), "400");
 }
+
+#[test]
+fn decoded_variables_end_no_line() {
+    if skip_on_nginx("it sends them as they are") {
+        return;
+    }
+    let b = Backend::http(|req| ok(&req.head));
+    let s = http(
+        "server { listen 127.0.0.1:%%P0%%;
+            location /redirect { return 302 http://a$uri; }
+            location /field { add_header X-Own $uri; return 200 ok; }
+            location /pass { proxy_pass http://127.0.0.1:%%B0%%; proxy_set_header X-Uri $uri; }
+            location /url { set $to 127.0.0.1:%%B0%%; proxy_pass http://$to$uri; }
+            location /args { set $args a=$uri; proxy_pass http://127.0.0.1:%%B0%%; }
+        }",
+        &[&b],
+    );
+    for path in ["/redirect", "/field", "/pass", "/url", "/args"] {
+        let r = s.get(&format!("{path}%20x%0d%0aX-Evil:%201"));
+        let all = format!("{}{}", r.head, r.text());
+        assert!(!all.contains("\nX-Evil"), "{path}: {all}");
+        assert_ne!(r.status, 502, "{path}");
+    }
+}

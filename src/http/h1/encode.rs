@@ -54,6 +54,18 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Makes a value safe to stand in a field: CR, LF and NUL become spaces. Variables such as `$uri`
+/// are decoded, so a configuration that puts them into a field lets clients choose these bytes
+/// (RFC 9110, 5.5).
+#[inline]
+pub fn disarm(value: &mut [u8]) {
+    let mut at = 0;
+    while let Some(found) = memchr::memchr3(b'\r', b'\n', 0, &value[at..]) {
+        at += found;
+        value[at] = b' ';
+    }
+}
+
 /// Appends a field line whose value is a number.
 #[inline]
 pub fn field_number(out: &mut Vec<u8>, name: &[u8], value: u64) {

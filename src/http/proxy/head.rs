@@ -1,6 +1,7 @@
 //! Heads across the proxy: the request as the upstream gets it, the response as the client does.
 
 use crate::http::exchange::{Exchange, Request};
+use crate::http::h1::encode;
 use crate::http::h1::head::Field;
 use crate::http::token::Token;
 use crate::http::uri::{self, Escape};
@@ -35,6 +36,7 @@ pub fn write_request(
                 let start = out.len();
                 out.extend_from_slice(prefix);
                 if template.eval_nonempty(ex, out) {
+                    encode::disarm(&mut out[start..]);
                     out.extend_from_slice(b"\r\n");
                 } else {
                     out.truncate(start);
@@ -83,17 +85,21 @@ fn write_field(field: &Field, buf: &[u8], out: &mut Vec<u8>) {
 }
 
 fn write_request_line(ex: &mut Exchange, conf: &Conf, pass: &Pass, out: &mut Vec<u8>) {
+    let start = out.len();
     match &conf.method {
         Some(method) => method.eval(ex, out),
         None => out.extend_from_slice(ex.request.method()),
     }
+    uri::escape_blanks(out, start);
     out.push(b' ');
+    let start = out.len();
     match &pass.to {
         To::Group { uri: Some(uri), .. } => write_replaced(ex, uri, pass.replaced, out),
         To::Group { uri: None, .. } => write_own(ex, out),
         To::Url(_) if !ex.proxy_uri.is_empty() => out.extend_from_slice(&ex.proxy_uri),
         To::Url(_) => write_own(ex, out),
     }
+    uri::escape_blanks(out, start);
     out.extend_from_slice(match conf.http_version {
         HttpVersion::V11 => b" HTTP/1.1\r\n",
         HttpVersion::V10 => b" HTTP/1.0\r\n",
