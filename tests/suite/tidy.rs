@@ -326,6 +326,26 @@ fn sleeps_in_tests_say_why() {
 }
 
 #[test]
+fn documents_name_files_that_are_there() {
+    let known = sources(&["src", "tests", "benches", "loadtest/src"]);
+    let mut places = Vec::new();
+    for page in ["README.md", "docs/architecture.md", "docs/threats.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        for (at, line) in text.lines().enumerate() {
+            let quoted = line.split('`').skip(1).step_by(2);
+            for name in quoted.filter(|name| name.ends_with(".rs")) {
+                let tail = format!("/{name}");
+                let is_it = |source: &Source| format!("/{}", source.path).ends_with(&tail);
+                if !known.iter().any(is_it) {
+                    places.push(format!("{page}:{}: {name}", at + 1));
+                }
+            }
+        }
+    }
+    none("a file is named that does not exist", &places);
+}
+
+#[test]
 fn the_page_of_directives_is_up_to_date() {
     let output = Command::new(env!("CARGO_BIN_EXE_ringway"))
         .arg("directives")
