@@ -235,7 +235,8 @@ pub async fn read_whole(ex: &mut Exchange, client: &mut Client) -> Result<(), Bo
         .map_err(|_| BodyError::Gone)?;
     let generation = ex.generation();
     let core = &generation.location(ex.location).core;
-    let mut memory = Vec::new();
+    let mut memory = ex.store.lend();
+    take_received(ex, client, core.client_body_buffer_size, &mut memory);
     let mut spool: Option<(File, u64)> = None;
     while let Some(piece) = next_piece(ex, client).await? {
         if spool.is_none() && memory.len() + piece.len() > core.client_body_buffer_size.max(1) {
@@ -267,6 +268,18 @@ pub async fn read_whole(ex: &mut Exchange, client: &mut Client) -> Result<(), Bo
         None => RequestBody::Memory(memory),
     };
     Ok(())
+}
+
+/// Moves what was received already of a body of known length into `memory`, up to `limit` bytes.
+fn take_received(ex: &mut Exchange, client: &mut Client, limit: usize, memory: &mut Vec<u8>) {
+    let RequestBody::Length(left) = &mut ex.request.body else {
+        return;
+    };
+    let n = (client.input.len().min(limit) as u64).min(*left);
+    memory.extend_from_slice(&client.input[..n as usize]);
+    client.input.drain(..n as usize);
+    *left -= n;
+    ex.request.length += n;
 }
 
 async fn append(file: File, piece: Chunk, at: u64) -> Result<File, BodyError> {

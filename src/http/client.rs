@@ -15,6 +15,9 @@ use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
 /// Unread input above which no further read is started (pipelined requests wait in the kernel).
 const INPUT_MAX: usize = 64 << 10;
 
+/// Buffers above this are not kept for the next request.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// One client connection's socket and buffers.
 pub struct Client {
     /// The connection.
@@ -193,7 +196,7 @@ impl Client {
 
     /// Keeps a buffer for the next output, unless a large response has blown it up.
     fn keep(&mut self, buffer: Vec<u8>) {
-        if buffer.capacity() <= 64 << 10 {
+        if buffer.capacity() <= KEPT_BYTES_MAX {
             self.spare = buffer;
         }
     }
@@ -201,6 +204,13 @@ impl Client {
     /// The read in flight, for a tunnel that goes on without this type.
     pub fn take_recv(&mut self) -> Option<Recv> {
         self.recv.take()
+    }
+
+    /// Keeps the buffer of a request that has gone to an upstream for the next one.
+    pub fn keep_upstream_out(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= KEPT_BYTES_MAX {
+            self.upstream_out = buffer;
+        }
     }
 
     /// Gives back an output buffer that was not sent.

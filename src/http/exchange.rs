@@ -459,6 +459,9 @@ impl Exchange {
         } else {
             self.store.reset();
         }
+        if let RequestBody::Memory(bytes) = std::mem::take(&mut self.request.body) {
+            self.store.give_back(bytes);
+        }
         let listen = &self.generation.http.listens[self.listen as usize];
         self.server = listen.default_server;
         self.location = self.generation.server(self.server).root;
@@ -469,7 +472,6 @@ impl Exchange {
         request.args.clear();
         request.uri_valid = true;
         request.framing = Framing::None;
-        request.body = RequestBody::None;
         request.length = 0;
         request.redirects_left = 10;
         request.internal = false;

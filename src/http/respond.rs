@@ -18,7 +18,8 @@ use super::status::{self, PageStyle};
 use super::token::Token;
 use super::uri::{self, Escape};
 
-/// An answer that ringway makes itself.
+/// An answer that ringway makes itself. Its texts go back to the exchange's store once they are
+/// sent, so they are best borrowed from there ([`Store::lend`](crate::vars::Store::lend)).
 pub struct Reply {
     /// The status.
     pub status: u16,
@@ -373,6 +374,7 @@ pub async fn send(ex: &mut Exchange, client: &mut Client, reply: Reply) -> Finis
         return Finish::Truncated;
     };
     output.push(ex, &page);
+    ex.store.give_back(page);
     output.finish(ex, client, true).await
 }
 
@@ -403,10 +405,10 @@ fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
                 ex.response
                     .set_content_type(core.types.of(&ex.request.uri).unwrap_or(&core.default_type));
             }
-            Vec::new()
+            ex.store.lend()
         }
         None => {
-            let mut page = Vec::new();
+            let mut page = ex.store.lend();
             let style = PageStyle {
                 tokens: core.server_tokens,
                 padding: core.msie_padding && is_msie(ex),
@@ -418,9 +420,13 @@ fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
         }
     };
     if let Some(location) = reply.location {
-        let absolute = absolute_location(ex, location);
+        let mut absolute = ex.store.lend();
+        write_origin(ex, &location, &mut absolute);
+        absolute.extend_from_slice(&location);
         ex.response
             .push_field(Token::Location, b"Location", &absolute);
+        ex.store.give_back(absolute);
+        ex.store.give_back(location);
     }
     if let Some(authenticate) = reply.authenticate {
         ex.response
@@ -443,8 +449,8 @@ fn is_msie(ex: &Exchange) -> bool {
 }
 
 /// The redirect from `/x` to `/x/` that nginx makes for prefix locations with `proxy_pass`.
-pub fn add_slash(ex: &Exchange) -> Reply {
-    let mut location = Vec::with_capacity(ex.request.uri.len() + 1 + ex.request.args.len());
+pub fn add_slash(ex: &mut Exchange) -> Reply {
+    let mut location = ex.store.lend();
     uri::escape(&ex.request.uri, Escape::Path, &mut location);
     location.push(b'/');
     if !ex.request.args.is_empty() {
@@ -457,13 +463,12 @@ pub fn add_slash(ex: &Exchange) -> Reply {
     }
 }
 
-/// `absolute_redirect`: puts scheme, host and port in front of a path.
-pub fn absolute_location(ex: &Exchange, location: Vec<u8>) -> Vec<u8> {
+/// `absolute_redirect`: appends scheme, host and port, if `location` is a path that needs them.
+fn write_origin(ex: &Exchange, location: &[u8], out: &mut Vec<u8>) {
     let core = &ex.generation.location(ex.location).core;
     if !location.starts_with(b"/") || !core.absolute_redirect {
-        return location;
+        return;
     }
-    let mut out = Vec::with_capacity(location.len() + 64);
     out.extend_from_slice(b"http://");
     if core.server_name_in_redirect {
         out.extend_from_slice(&ex.generation.server(ex.server).name);
@@ -478,8 +483,6 @@ pub fn absolute_location(ex: &Exchange, location: Vec<u8>) -> Vec<u8> {
         out.push(b':');
         out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
     }
-    out.extend_from_slice(&location);
-    out
 }
 
 /// Makes `target` (a URI with optional arguments, as `error_page` and `X-Accel-Redirect` give

@@ -32,6 +32,9 @@ const BACKLOG_BUFFERS_MAX: usize = 16 << 10;
 const POOL_BUFFERS_MAX: usize = 256;
 const POOL_BUFFER_BYTES_MAX: usize = 256 << 10;
 
+/// The size of a new buffer: some lines, so that it need not grow at once.
+const BUFFER_BYTES: usize = 4 << 10;
+
 /// How long the writer lets buffers gather once it is awake. It is not waiting on the queue then,
 /// so a busy worker's `write` costs no futex call.
 const GATHER: Duration = Duration::from_millis(1);
@@ -237,7 +240,8 @@ pub fn reopen() {
 
 /// An empty buffer for lines, reused if one is left.
 pub fn buffer() -> Vec<u8> {
-    pool().pop().unwrap_or_default()
+    let used = pool().pop();
+    used.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
 }
 
 static REGISTRY: Mutex<Vec<Weak<State>>> = Mutex::new(Vec::new());

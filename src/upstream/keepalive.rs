@@ -52,6 +52,8 @@ pub struct IdlePool<C> {
     /// By peer slot: the connections of one peer, the one put in last first.
     peers: Vec<List>,
     len: usize,
+    /// Sweeps in a row that found it empty.
+    empty_sweeps: u32,
 }
 
 impl Keepalive {
@@ -106,6 +108,7 @@ impl<C: Idle> IdlePool<C> {
             groups: Vec::new(),
             peers: Vec::new(),
             len: 0,
+            empty_sweeps: 0,
         }
     }
 
@@ -163,7 +166,14 @@ impl<C: Idle> IdlePool<C> {
                 self.remove(at as u32);
             }
         }
-        if self.len == 0 {
+        // One that has emptied for good gives its memory back; one that is empty for the moment
+        // has its lists ready for what comes back to it.
+        self.empty_sweeps = if self.len == 0 {
+            self.empty_sweeps + 1
+        } else {
+            0
+        };
+        if self.empty_sweeps >= EMPTY_SWEEPS_MAX {
             *self = IdlePool::new();
         }
     }
@@ -307,6 +317,9 @@ fn grow(lists: &mut Vec<List>, index: usize) {
         lists.resize(index + 1, List::EMPTY);
     }
 }
+
+/// Sweeps that find the pool empty before it gives up its lists.
+const EMPTY_SWEEPS_MAX: u32 = 100;
 
 /// No node: the end of a list.
 const NONE: u32 = u32::MAX;

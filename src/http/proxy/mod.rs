@@ -269,7 +269,7 @@ impl Tries {
                 return Step::Again;
             }
         }
-        let outcome = deliver(ex, client, conf, answer, &self.group, &pick).await;
+        let outcome = deliver(ex, client, conf, answer, &self.group).await;
         finish_state(ex);
         let blame = named && !matches!(status, 403 | 404);
         self.release(ex, pick, outcome_of(blame));
@@ -395,14 +395,13 @@ async fn deliver(
     conf: &Conf,
     answer: Answer,
     group: &Arc<Group>,
-    pick: &Pick,
 ) -> Outcome {
     if ex.response.upstream.status == 101 {
         head::take_response(ex, conf);
         return Outcome::Finished(tunnel::run(ex, client, answer, conf).await);
     }
     if let Some(target) = accel_redirect(ex, conf) {
-        relay::give_back(ex, answer, group, pick, true);
+        relay::give_back(ex, client, answer, group, true);
         return Outcome::Jump(target);
     }
     let status = ex.response.upstream.status;
@@ -411,7 +410,7 @@ async fn deliver(
             .response
             .upstream_field(Token::WwwAuthenticate)
             .map(<[u8]>::to_vec);
-        relay::give_back(ex, answer, group, pick, true);
+        relay::give_back(ex, client, answer, group, true);
         return Outcome::Answer(Reply {
             authenticate,
             ..Reply::status(status)
@@ -419,7 +418,7 @@ async fn deliver(
     }
     accel_settings(ex, conf);
     head::take_response(ex, conf);
-    Outcome::Finished(relay::run(ex, client, conf, answer, group, pick).await)
+    Outcome::Finished(relay::run(ex, client, conf, answer, group).await)
 }
 
 /// `X-Accel-Redirect`, unless it is ignored.

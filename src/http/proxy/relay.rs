@@ -19,7 +19,7 @@ use crate::http::respond::{self, ClientGone, Output};
 use crate::http::token::Token;
 use crate::observe::{Level, os_error};
 use crate::ring::{self, Chunk, Class, Side, SpliceLimits};
-use crate::upstream::{Group, Pick};
+use crate::upstream::Group;
 
 use super::attempt::{self, Answer};
 use super::conf::Conf;
@@ -47,7 +47,6 @@ pub async fn run(
     conf: &Conf,
     mut answer: Answer,
     group: &Arc<Group>,
-    pick: &Pick,
 ) -> Finish {
     ex.doing = "reading upstream";
     ex.response.content_length = announced_length(ex, answer.framing);
@@ -63,7 +62,7 @@ pub async fn run(
     let end = source.relay(ex, client, &mut output, body).await;
     match end {
         End::Complete => {
-            give_back(ex, answer, group, pick, false);
+            give_back(ex, client, answer, group, false);
             ex.doing = "sending to client";
             output.finish(ex, client, true).await
         }
@@ -93,9 +92,9 @@ fn announced_length(ex: &Exchange, framing: Framing) -> Option<u64> {
 /// not taken.
 pub fn give_back(
     ex: &mut Exchange,
+    client: &mut Client,
     answer: Answer,
     group: &Arc<Group>,
-    _pick: &Pick,
     unread: bool,
 ) {
     let Answer {
@@ -105,6 +104,9 @@ pub fn give_back(
         keepalive,
         ..
     } = answer;
+    if let Some(buffer) = kept.conn.take_sent() {
+        client.keep_upstream_out(buffer);
+    }
     let left = rest.len() as u64;
     let whole = match framing {
         _ if !unread => true,
@@ -240,21 +242,28 @@ impl Source<'_> {
         first: std::ops::Range<usize>,
     ) -> End {
         let mut decoder = Decoder::default();
-        let mut chunk = Chunk::copy_of(&ex.response.buf[first]);
+        // What came with the head is decoded where it lies.
+        let buf = std::mem::take(&mut ex.response.buf);
+        let mut decoded = self.decode(ex, output, &mut decoder, &buf[first]);
+        ex.response.buf = buf;
         loop {
-            match self.decode(ex, output, &mut decoder, &chunk) {
+            match decoded {
                 Err(()) => return End::Broken,
-                Ok(true) => return End::Complete,
+                Ok(true) => {
+                    let (buf, trailers) = decoder.trailers();
+                    ex.response.store_trailers(buf, trailers);
+                    return End::Complete;
+                }
                 Ok(false) => {}
             }
-            drop(chunk);
             if self.settle(ex, client, output).await.is_err() {
                 return End::ClientGone;
             }
-            chunk = match self.read(ex, client, output).await {
+            let chunk = match self.read(ex, client, output).await {
                 Ok(chunk) => chunk,
                 Err(end) => return end,
             };
+            decoded = self.decode(ex, output, &mut decoder, &chunk);
         }
     }
 
@@ -277,8 +286,6 @@ impl Source<'_> {
                 Ok(Step::NeedMore) => return Ok(false),
                 Ok(Step::End { consumed }) => {
                     self.answer.keepalive &= used + consumed == bytes.len();
-                    let (buf, trailers) = decoder.trailers();
-                    ex.response.store_trailers(buf, trailers);
                     return Ok(true);
                 }
                 Err(error) => {

@@ -179,13 +179,17 @@ impl Sender<'_> {
                 (Some(data), true) => chunked_coding::write_chunk(data, &mut out),
                 (Some(data), false) => out.extend_from_slice(data),
                 (None, true) => chunked_coding::write_last(std::iter::empty(), &mut out),
-                (None, false) => return Ok(true),
+                (None, false) => {
+                    client.keep_upstream_out(out);
+                    return Ok(true);
+                }
             }
             match self.piece(ex, out).await? {
                 Some(buffer) => out = buffer,
                 None => return Ok(false),
             }
             if piece.is_none() {
+                client.keep_upstream_out(out);
                 return Ok(true);
             }
         }

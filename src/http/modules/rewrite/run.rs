@@ -132,7 +132,7 @@ impl Run<'_> {
     }
 
     fn redirect(&self, rewrite: &Rewrite, status: u16, ex: &mut Exchange) -> Reply {
-        let mut location = Vec::new();
+        let mut location = ex.store.lend();
         eval(&rewrite.target, ex, &mut location, true);
         tidy_redirect(&mut location);
         if rewrite.keep_args && !ex.request.args.is_empty() {
@@ -197,7 +197,7 @@ fn answer(status: u16, text: Option<&Template<Exchange>>, ex: &mut Exchange) -> 
     let Some(template) = text else {
         return Reply::status(status);
     };
-    let mut text = Vec::new();
+    let mut text = ex.store.lend();
     template.eval(ex, &mut text);
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Reply {
