@@ -368,6 +368,10 @@ fn command(spawn: SpawnWorker) -> ExitCode {
 }
 
 fn quick_start(arguments: &HttpArguments, spawn: SpawnWorker) -> ExitCode {
+    if let Err(message) = check_quick_start(arguments) {
+        eprintln!("ringway: {message}");
+        return ExitCode::FAILURE;
+    }
     let text = quick_configuration(arguments);
     if arguments.print {
         print!("{text}");
@@ -394,6 +398,36 @@ fn quick_start(arguments: &HttpArguments, spawn: SpawnWorker) -> ExitCode {
     })
 }
 
+/// Refuses what would make another configuration than the flags look like.
+fn check_quick_start(arguments: &HttpArguments) -> Result<(), String> {
+    const METHODS: [&str; 5] = ["round_robin", "least_conn", "ip_hash", "hash", "random"];
+    let is_plain =
+        |value: &str| !value.is_empty() && !value.contains([';', '{', '}', '"', '\'', '#']);
+    let addresses = |flag: &str, values: &[String]| {
+        let is_address = |value: &&String| {
+            is_plain(value) && !value.contains(char::is_whitespace) && !value.contains("://")
+        };
+        match values.iter().find(|value| !is_address(value)) {
+            None => Ok(()),
+            Some(value) => Err(format!(
+                "{flag} \"{value}\" is not an address like 127.0.0.1:3000, [::1]:3000, \
+                 app.example:3000 or unix:/run/app.sock"
+            )),
+        }
+    };
+    addresses("--listen", &arguments.listen)?;
+    addresses("--to", &arguments.to)?;
+    let method = arguments.balance.split(' ').next().unwrap_or_default();
+    if METHODS.contains(&method) && is_plain(&arguments.balance) {
+        return Ok(());
+    }
+    Err(format!(
+        "--balance \"{}\" is none of {}",
+        arguments.balance,
+        METHODS.join(", ")
+    ))
+}
+
 /// The file that says the same as the flags.
 fn quick_configuration(arguments: &HttpArguments) -> String {
     let list = |name: &str, values: &[String], indent: &str| -> String {
@@ -417,6 +451,12 @@ events {{
 http {{
     access_log /dev/stdout;
 
+    # For WebSockets.
+    map $http_upgrade $connection_upgrade {{
+        default upgrade;
+        '' '';
+    }}
+
     upstream servers {{
 {balance}{servers}    }}
 
@@ -427,6 +467,8 @@ http {{
             proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
         }}
     }}
 }}
@@ -507,6 +549,31 @@ mod tests {
             "    upstream servers {\n        least_conn;\n        server 127.0.0.1:3000;\n"
         ));
         assert!(text.contains("        listen 8080;\n"));
+    }
+
+    #[test]
+    fn the_quick_start_takes_addresses_and_methods_only() {
+        let check = |to: &str, balance: &str| {
+            check_quick_start(&HttpArguments {
+                listen: vec!["8080".into()],
+                to: vec![to.into()],
+                balance: balance.into(),
+                print: true,
+            })
+        };
+        for to in ["127.0.0.1:3000", "[::1]:3000", "app", "unix:/run/app.sock"] {
+            assert_eq!(check(to, "hash $request_uri consistent"), Ok(()), "{to}");
+        }
+        for to in ["http://app", "a;b", "a b", "", "a{", "a#"] {
+            let message = check(to, "round_robin").unwrap_err();
+            assert!(
+                message.starts_with(&format!("--to \"{to}\" is not")),
+                "{message}"
+            );
+        }
+        for balance in ["fastest", "", "ip_hash; zone z 1m"] {
+            assert!(check("app", balance).is_err(), "{balance}");
+        }
     }
 
     #[test]
