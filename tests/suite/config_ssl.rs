@@ -166,7 +166,8 @@ fn what_is_kept_is_told_and_tls_is_refused() {
         lines.iter().any(|line| line.starts_with(notice)),
         "{lines:?}"
     );
-    for server in ["ssl on;", "listen 127.0.0.1:2 ssl;"] {
+    assert_eq!(check("ssl off; http2 off;").0, Some(0));
+    for server in ["ssl on;", "http2 on;", "listen 127.0.0.1:2 ssl;"] {
         let (code, lines) = check(server);
         assert_eq!(code, Some(1), "{server}");
         assert!(

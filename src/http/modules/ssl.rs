@@ -2,6 +2,7 @@
 //!
 //! No listener speaks TLS yet. What is written here is checked as nginx checks it and kept in a
 //! [`Conf`] per server, so that a configuration that names its certificates in `http {}` loads.
+//! `ssl on` and `http2 on` are refused.
 
 mod conf;
 
@@ -32,6 +33,9 @@ pub const ROWS: &[Row<Scope>] = &[
     R::custom("ssl", HS, Arity::Flag, set_ssl)
         .default("off")
         .doc("Only off: TLS is asked for by listen … ssl, and not there yet."),
+    R::custom("http2", HS, Arity::Flag, set_http2)
+        .default("off")
+        .doc("Only off: HTTP/2 is not there yet."),
     R::custom("ssl_certificate", HS, Arity::One, |_, s, node| {
         s.ssl.certificates.get_or_insert_default().push(first(node));
         Ok(())
@@ -290,6 +294,19 @@ fn set_ssl(_: &mut Reader, _: &mut Scope, node: &Node) -> Result<()> {
     }
     let message = "directive \"ssl on\" of nginx is not implemented by ringway yet";
     Err(ConfigError::at(node.span(), message).help("TLS listeners are not there yet"))
+}
+
+/// Without HTTP/2 every client falls back to HTTP/1.1, so here `--lenient` may skip.
+fn set_http2(reader: &mut Reader, _: &mut Scope, node: &Node) -> Result<()> {
+    if !value::flag(&node.args()[0])? {
+        return Ok(());
+    }
+    let message = "directive \"http2 on\" of nginx is not implemented by ringway yet";
+    if reader.lenient {
+        reader.warn(node.span(), format!("{message}, skipped"));
+        return Ok(());
+    }
+    Err(ConfigError::at(node.span(), message).help("HTTP/2 is not there yet; --lenient skips it"))
 }
 
 fn set_protocols(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
