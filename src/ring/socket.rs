@@ -123,7 +123,7 @@ impl Socket {
     }
 
     /// Sends small segments without delay, or not. Sockets of [`super::Listener`] and
-    /// [`super::connect`] begin with it on.
+    /// [`super::connect()`] begin with it on.
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
         self.options().set_tcp_nodelay(on)
     }
