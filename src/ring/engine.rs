@@ -53,8 +53,8 @@ impl Default for EngineConf {
 /// Runs `main` on an engine of this thread's own and returns what it returns. Tasks that are still
 /// there then are dropped, and their sockets closed.
 ///
-/// Fails if the kernel has no io_uring for us; [`super::probe()`] says why. Panics if the thread has
-/// an engine already.
+/// Fails if the kernel has no io_uring for us; [`super::probe()`] says why. Panics if the thread
+/// has an engine already.
 pub fn start<F: Future>(conf: &EngineConf, main: F) -> io::Result<F::Output> {
     let running = Running::new(conf)?;
     let sweep = conf.sweep;
