@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::catalog::{Catalog, Status};
 use super::error::{ConfigError, Level, Remark, Result};
 use super::lex::unexpected;
-use super::schema::{Contexts, Row, Set};
+use super::schema::{Arity, Contexts, Row, Set};
 use super::source::Sources;
 use super::suggest;
 use super::tree::{Node, Span, Word, failure};
@@ -160,6 +160,9 @@ impl<'a> Reader<'a> {
             }
             Set::Custom(read) | Set::Block(read) => read(self, scope, node),
             Set::Notice(why) => {
+                if row.arity == Arity::Flag {
+                    value::flag(&node.args()[0])?;
+                }
                 self.without_effect(node, why);
                 Ok(())
             }
@@ -262,7 +265,6 @@ mod tests {
     use std::time::Duration;
 
     use super::super::parse::parse_text;
-    use super::super::schema::Arity;
     use super::*;
 
     #[derive(Debug, Default)]

@@ -145,9 +145,12 @@ impl<M: Main> Rows<M> {
             .doc("The nice value of the workers."),
         Row::block("events", MAIN, Arity::None, read_events::<M>)
             .doc("Settings of connection processing."),
-        Row::number("worker_connections", EVENTS, |m: &mut M| {
-            &mut m.process().connections
-        })
+        Row::custom(
+            "worker_connections",
+            EVENTS,
+            Arity::One,
+            set_connections::<M>,
+        )
         .default("512")
         .doc("Connections a worker may have open, upstream ones included."),
         Row::notice(
@@ -321,6 +324,13 @@ fn add_error_log<M: Main>(reader: &mut Reader<'_>, main: &mut M, node: &Node) ->
     Ok(())
 }
 
+fn set_connections<M: Main>(_: &mut Reader<'_>, main: &mut M, node: &Node) -> Result<()> {
+    let word = &node.args()[0];
+    let number = value::parse_number(&word.bytes)
+        .ok_or_else(|| ConfigError::at(word.span, format!("invalid number \"{}\"", word.text())))?;
+    value::once(&mut main.process().connections, number, node)
+}
+
 fn set_workers<M: Main>(_: &mut Reader<'_>, main: &mut M, node: &Node) -> Result<()> {
     let word = &node.args()[0];
     if main.process().workers.is_some() {
@@ -329,7 +339,7 @@ fn set_workers<M: Main>(_: &mut Reader<'_>, main: &mut M, node: &Node) -> Result
     let count = if word.is("auto") {
         cores() as u64
     } else {
-        value::number(word)?
+        value::parse_number(&word.bytes).unwrap_or(0)
     };
     if !(1..=WORKERS_MAX).contains(&count) {
         return Err(ConfigError::directive(word.span, "invalid value"));

@@ -97,6 +97,26 @@ impl RawLogs {
         self.logs.is_none()
     }
 
+    /// Checks the names of formats, for logs that no server may write to.
+    ///
+    /// # Errors
+    /// Unknown formats.
+    pub fn check<S: Subject>(
+        &self,
+        formats: &mut Formats<S>,
+        variables: &mut Variables<S>,
+    ) -> Result<()> {
+        let named = self
+            .logs
+            .iter()
+            .flatten()
+            .filter_map(|log| log.format.as_ref());
+        for name in named {
+            formats.find(name, variables)?;
+        }
+        Ok(())
+    }
+
     /// Opens the files and resolves the names.
     ///
     /// # Errors

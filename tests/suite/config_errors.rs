@@ -26,6 +26,12 @@ impl Checks {
         }
     }
 
+    /// The same where nginx does not say which line it means.
+    fn fails_somewhere(&mut self, conf: &str, message: &str) {
+        let place = if is_nginx() { "" } else { " in FILE:1" };
+        self.http_fails(conf, &format!("{message}{place}"));
+    }
+
     /// The same for the content of a server block on line 1.
     fn server_fails(&mut self, conf: &str, message: &str) {
         self.fails(
@@ -178,11 +184,11 @@ fn values() {
 #[test]
 fn references() {
     let mut c = Checks::default();
-    c.http_fails(
+    c.fails_somewhere(
         "server { return 200 $nothing; }",
         "unknown \"nothing\" variable",
     );
-    c.http_fails(
+    c.fails_somewhere(
         "map $a $b { default 1; } server { return 200 $a; }",
         "unknown \"a\" variable",
     );

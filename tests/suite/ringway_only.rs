@@ -61,7 +61,7 @@ fn what_is_not_implemented_is_said() {
         return;
     }
     let conf =
-        "events {} http { server { listen unix:/tmp/ringway-not-opened.sock; perl_set $a b; } }";
+        "events {} http { perl_set $a b; server { listen unix:/tmp/ringway-not-opened.sock; } }";
     let (text, code) = check(conf, &[]);
     assert!(
         text.contains("perl_set") && text.contains("not implemented by ringway yet"),

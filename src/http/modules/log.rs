@@ -66,6 +66,14 @@ impl Raw {
         }
     }
 
+    /// Finds the formats of logs that stand where no request may end.
+    ///
+    /// # Errors
+    /// Unknown names.
+    pub fn check(&self, c: &mut Compiler<'_, '_>) -> Result<()> {
+        self.0.check(&mut c.formats, &mut c.vars)
+    }
+
     /// Opens the files and finds the formats.
     ///
     /// # Errors
