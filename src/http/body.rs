@@ -42,8 +42,8 @@ pub enum RequestBody {
 /// Why a body could not be read.
 #[derive(Debug)]
 pub enum BodyError {
-    /// Larger than `client_max_body_size`: 413.
-    TooLarge,
+    /// Larger than `client_max_body_size`: 413. What was there before, and what came to it.
+    TooLarge { had: u64, more: u64 },
     /// The chunked coding is broken: 400.
     Malformed,
     /// Nothing came for `client_body_timeout`: 408.
@@ -58,7 +58,7 @@ impl BodyError {
     /// The status that the client gets.
     pub fn status(&self) -> u16 {
         match self {
-            BodyError::TooLarge => 413,
+            BodyError::TooLarge { .. } => 413,
             BodyError::Malformed => 400,
             BodyError::TimedOut => 408,
             BodyError::Gone => 499,
@@ -207,7 +207,9 @@ fn take_piece(ex: &mut Exchange, client: &mut Client) -> Result<Option<Option<Ch
             request.length += used as u64;
             *total += piece.len() as u64;
             if limit > 0 && *total > limit {
-                return Err(BodyError::TooLarge);
+                let more = piece.len() as u64;
+                let had = *total - more;
+                return Err(BodyError::TooLarge { had, more });
             }
             if end && piece.is_empty() {
                 request.body = RequestBody::None;

@@ -161,6 +161,7 @@ pub fn compile(
     for raw in std::mem::take(&mut http.http.upstreams) {
         c.add_group(&http, &raw)?;
     }
+    http.log.check(&mut c)?;
     http.core.finish_root();
     http.ssl.declare_zones(&mut c.ssl_zones)?;
     let mut servers = std::mem::take(&mut http.children);

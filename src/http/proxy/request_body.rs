@@ -160,6 +160,8 @@ impl Sender<'_> {
             return Err(Failed::Client(None));
         }
         loop {
+            // However long the client takes, the peer has not failed.
+            self.conn.sock.set_deadline(None);
             let piece = {
                 let mut next = std::pin::pin!(body::next_piece(ex, client));
                 poll_fn(|cx| {
@@ -213,6 +215,9 @@ impl Sender<'_> {
         })
         .await;
         match result {
+            None if self.conn.sock.timed_out() => {
+                Err(self.failed(ex, &io::ErrorKind::TimedOut.into()))
+            }
             None => Ok(None),
             Some(Ok(mut buffer)) => {
                 if let Some(state) = ex.upstream.last_mut() {
@@ -229,10 +234,14 @@ impl Sender<'_> {
                 } else {
                     error
                 };
-                let mut failure = self.failure;
-                failure.cause = attempt::log_io(ex, "send()", &error);
-                Err(Failed::Upstream(failure))
+                Err(self.failed(ex, &error))
             }
         }
+    }
+
+    fn failed(&self, ex: &Exchange, error: &io::Error) -> Failed {
+        let mut failure = self.failure;
+        failure.cause = attempt::log_io(ex, "send()", error);
+        Failed::Upstream(failure)
     }
 }
