@@ -18,11 +18,10 @@ use super::exchange::{ClientInfo, Exchange, Remote};
 use super::h1::head::{self, HeadLimits, Parsed};
 use super::h1::{connection as connection_field, framing, host, target};
 use super::local::Local;
-use super::message::{Method, Range32};
+use super::message::{Method, Range32, Version};
 use super::modules::core::Lingering;
 use super::modules::log;
 use super::phases::{self, Finish};
-use super::respond::{self, Reply};
 use super::route;
 use super::token::Token;
 use super::uri;
@@ -379,6 +378,9 @@ fn keep_request_line(ex: &mut Exchange, client: &Client) {
     let kept = ex.request.buf.len();
     ex.request.head.clear();
     ex.request.head.line = Range32::new(0, kept);
+    ex.request.head.version = Version::Http10;
+    ex.request.head.method = Method::Get;
+    ex.request.head.method_name = Range32::default();
     ex.request.length = client.input.len() as u64;
 }
 
@@ -426,8 +428,14 @@ fn accept_head(ex: &mut Exchange) -> Result<(), u16> {
     }
     route::choose_server(ex);
     ex.keepalive = wants_keepalive(ex);
-    if ex.request.head.method == Method::Connect {
-        return Err(refused(ex, 405, format_args!("client sent CONNECT method")));
+    // A tunnel to anywhere, and an echo of what the client cannot see of its own request.
+    if matches!(ex.request.head.method, Method::Connect | Method::Trace) {
+        let method = String::from_utf8_lossy(ex.request.method()).into_owned();
+        return Err(refused(
+            ex,
+            405,
+            format_args!("client sent {method} method"),
+        ));
     }
     drop_unusual_fields(ex);
     set_uri(ex, target.path())
@@ -460,11 +468,9 @@ fn set_uri(ex: &mut Exchange, path: Option<Range32>) -> Result<(), u16> {
     let merge = ex.generation.server(ex.server).client.merge_slashes;
     let request = &mut ex.request;
     let Some(path) = path else {
-        // `OPTIONS *`
+        // `OPTIONS *` asks about the server as a whole: what serves its root answers.
         request.path = request.head.target;
-        request
-            .uri
-            .extend_from_slice(request.head.target.of(&request.buf));
+        request.uri.push(b'/');
         return Ok(());
     };
     request.path = path;
@@ -517,13 +523,7 @@ fn disabled_for_browser(ex: &Exchange) -> bool {
 /// Answers a request that is not served, and closes.
 async fn refuse(ex: &mut Exchange, client: &mut Client, status: u16) {
     ex.keepalive = false;
-    let finish = match super::modules::error_page::find(ex, Reply::status(status)) {
-        super::modules::error_page::Action::Reply(reply) => respond::send(ex, client, reply).await,
-        super::modules::error_page::Action::Jump(_) => {
-            // There is no sound request that could be served elsewhere.
-            respond::send(ex, client, Reply::status(status)).await
-        }
-    };
+    let finish = phases::refuse(ex, client, status).await;
     log::write(ex);
     if finish == Finish::Complete && client.flush().await.is_ok() {
         linger(ex, client, true).await;

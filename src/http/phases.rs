@@ -50,10 +50,32 @@ pub enum Target {
 
 /// Takes a request whose head is complete through all phases until its response is sent.
 pub async fn handle(ex: &mut Exchange, client: &mut Client) -> Finish {
-    let mut outcome = match rewrite_server(ex) {
+    let outcome = match rewrite_server(ex) {
         Some(outcome) => outcome,
         None => content(ex, client).await,
     };
+    finish(ex, client, outcome).await
+}
+
+/// Answers a request that is not sound enough to be served. `error_page` may still lead somewhere,
+/// and then with a request of which nothing is left but the error.
+pub async fn refuse(ex: &mut Exchange, client: &mut Client, status: u16) -> Finish {
+    let reply = Reply::status(status);
+    if status == 408 {
+        return respond::send(ex, client, reply).await;
+    }
+    let outcome = match error_page::find(ex, reply) {
+        error_page::Action::Reply(reply) => return respond::send(ex, client, reply).await,
+        error_page::Action::Jump(target) => {
+            ex.request.forget_unsound();
+            Outcome::Jump(target)
+        }
+    };
+    finish(ex, client, outcome).await
+}
+
+/// Follows what comes of an exchange until its response is sent.
+async fn finish(ex: &mut Exchange, client: &mut Client, mut outcome: Outcome) -> Finish {
     loop {
         let target = match outcome {
             Outcome::Finished(finish) => return finish,

@@ -25,11 +25,11 @@ pub fn choose_server(ex: &mut Exchange) {
 }
 
 fn find_server(listen: &Listen, ex: &mut Exchange) -> u32 {
-    if ex.request.host.is_empty() {
-        return listen.default_server;
-    }
     if let Some(&server) = listen.names.get(&ex.request.host) {
         return server;
+    }
+    if ex.request.host.is_empty() {
+        return listen.default_server;
     }
     for name in &listen.regexes {
         if name.pattern.exec(&mut ex.store, &ex.request.host) {

@@ -22,6 +22,10 @@ pub struct HeadLimits {
     pub head_max: usize,
     /// The number of fields (`max_headers`), at most [`FIELDS_MAX`].
     pub fields_max: usize,
+    /// `client_header_buffer_size`: a head that fits in here is within every limit of its lines.
+    first_buffer: usize,
+    /// `large_client_header_buffers`: how many, and how large each.
+    large_buffers: (usize, usize),
 }
 
 /// No head has more fields than this, whatever is configured.
@@ -36,9 +40,11 @@ impl HeadLimits {
             line_max,
             head_max: buffers
                 .saturating_mul(buffer_size)
-                .max(line_max)
+                .saturating_add(first_buffer)
                 .min(u32::MAX as usize),
             fields_max: 1000,
+            first_buffer,
+            large_buffers: (buffers, buffer_size),
         }
     }
 
@@ -49,7 +55,26 @@ impl HeadLimits {
             line_max: size,
             head_max: size.min(u32::MAX as usize),
             fields_max: FIELDS_MAX,
+            first_buffer: size,
+            large_buffers: (0, 0),
         }
+    }
+
+    /// Whether nginx's buffers hold these lines, whose lengths include their line ends: a line
+    /// that does not fit behind the one before it takes a large buffer of its own.
+    fn hold(&self, lines: impl Iterator<Item = usize>) -> bool {
+        let (mut buffers, size) = self.large_buffers;
+        let mut free = self.first_buffer;
+        for line in lines {
+            if line > free {
+                if buffers == 0 || line > size {
+                    return false;
+                }
+                (buffers, free) = (buffers - 1, size);
+            }
+            free -= line;
+        }
+        true
     }
 }
 
@@ -257,10 +282,25 @@ fn request_into<'b>(
     if line_end + 2 - skipped > limits.line_max {
         return Ok(Some(HeadFault::LineTooLong));
     }
-    Ok(
-        index_fields(buf, request.headers, true, limits, &mut head.fields)
-            .or_else(|| (buf[head.len - 2] != b'\r').then_some(HeadFault::BareLineFeed)),
-    )
+    let fault = index_fields(buf, request.headers, true, limits, &mut head.fields);
+    Ok(fault.or_else(|| {
+        if buf[head.len - 2] != b'\r' {
+            return Some(HeadFault::BareLineFeed);
+        }
+        let is_held = len <= limits.first_buffer || limits.hold(line_lengths(head, skipped));
+        (!is_held).then_some(HeadFault::TooLarge)
+    }))
+}
+
+/// The lengths of the request line and the fields, line ends included.
+fn line_lengths(head: &RequestHead, skipped: usize) -> impl Iterator<Item = usize> {
+    let first = head.line.end as usize + 2;
+    let starts = head.fields.iter().map(|field| field.name.start as usize);
+    let ends = starts.skip(1).chain([head.len - 2]);
+    let mut at = first;
+    let fields = ends.map(move |end| end - std::mem::replace(&mut at, end));
+    let fields = fields.take(head.fields.iter().len());
+    [first - skipped].into_iter().chain(fields)
 }
 
 /// One attempt with room for `storage.len()` fields.

@@ -59,6 +59,13 @@ impl Raw {
             .to_ascii_lowercase()
             .into_boxed_slice()
     }
+
+    /// The empty name of a server that has no other: requests without a host are for it.
+    fn nameless(&self) -> Option<Word> {
+        let listen = self.listens.first();
+        let span = listen.map_or(default_listen().word.span, |listen| listen.word.span);
+        self.names.is_empty().then(|| Word::new("", span))
+    }
 }
 
 fn regex_name(word: &Word, c: &mut Compiler) -> Result<Pattern> {
@@ -149,8 +156,11 @@ impl Building {
     fn finish(self, servers: &[Scope], c: &mut Compiler) -> Result<Listen> {
         let mut names = HostTable::new();
         let mut regexes = Vec::new();
+        let is_alone = self.servers.len() == 1;
         for &id in &self.servers {
-            for word in &servers[id as usize].server.names {
+            let server = &servers[id as usize].server;
+            let nameless = server.nameless();
+            for word in server.names.iter().chain(&nameless) {
                 if word.bytes.starts_with(b"~") {
                     let pattern = regex_name(word, c)?;
                     regexes.push(RegexName {
@@ -161,6 +171,7 @@ impl Building {
                 }
                 match names.insert(&word.bytes, id) {
                     Ok(()) => {}
+                    Err(NameError::Conflict) if is_alone => {}
                     Err(NameError::Conflict) => {
                         let message = format!(
                             "conflicting server name \"{}\" on {}, ignored",
@@ -176,6 +187,10 @@ impl Building {
                     }
                 }
             }
+        }
+        if is_alone && regexes.is_empty() {
+            // There is nothing to choose from.
+            names = HostTable::new();
         }
         Ok(Listen {
             addr: self.addr,
