@@ -25,7 +25,7 @@ use super::h1::head::{Field, Fields, RequestHead, ResponseHead};
 use super::local::Local;
 use super::message::{Method, Range32};
 use super::modules::gzip;
-use super::token::Token;
+use super::token::{Token, TokenSet};
 
 /// The configuration that one request works with, as one worker holds it.
 ///
@@ -153,6 +153,21 @@ impl Request {
         }
     }
 
+    /// Makes a GET without fields and body of a request that was refused, so that nothing of
+    /// what was wrong with it reaches an upstream.
+    pub fn forget_unsound(&mut self) {
+        self.head.fields.clear();
+        if !self.is_head() {
+            self.method_override = Some(Method::Get);
+        }
+        self.framing = Framing::None;
+        self.body = RequestBody::None;
+        self.uri_valid = false;
+        if self.uri.is_empty() {
+            self.uri.push(b'/');
+        }
+    }
+
     /// The method, as far as it is one the gateway knows.
     pub fn method_kind(&self) -> Method {
         self.method_override.unwrap_or(self.head.method)
@@ -232,6 +247,16 @@ pub struct Response {
     pub status_override: Option<u16>,
     /// What compression made of the body.
     pub gzip: Option<gzip::Totals>,
+    /// Fields of an upstream's answer that goes on elsewhere (X-Accel-Redirect, `error_page`) which
+    /// the final answer gets too.
+    pub carried: Vec<Carried>,
+}
+
+/// A field that outlives the answer it came with.
+pub struct Carried {
+    token: Token,
+    name: Box<[u8]>,
+    value: Box<[u8]>,
 }
 
 impl Response {
@@ -239,6 +264,52 @@ impl Response {
     pub fn push_field(&mut self, token: Token, name: &[u8], value: &[u8]) {
         let field = self.store_field(token, name, value);
         self.fields.push(field);
+    }
+
+    /// Keeps those fields of the upstream's answer that are in `tokens`, for whatever answers now.
+    pub fn carry(&mut self, tokens: TokenSet) {
+        for field in self
+            .upstream
+            .fields
+            .iter()
+            .filter(|f| tokens.contains(f.token))
+        {
+            self.carried.push(Carried {
+                token: field.token,
+                name: field.name.of(&self.buf).into(),
+                value: field.value.of(&self.buf).into(),
+            });
+        }
+    }
+
+    /// Adds what was carried to the fields to send, before the answer's own.
+    pub fn add_carried(&mut self) {
+        let carried = std::mem::take(&mut self.carried);
+        let own = std::mem::take(&mut self.fields);
+        for field in &carried {
+            let is_own = own.iter().any(|o| o.token == Token::AcceptRanges);
+            match field.token {
+                Token::ContentType => {}
+                Token::AcceptRanges if is_own => {}
+                token => self.push_field(token, &field.name, &field.value),
+            }
+        }
+        self.fields.extend(own);
+        self.carried = carried;
+    }
+
+    /// Sets the Content-Type of an answer made here: the carried one, else what `default` says.
+    pub fn set_local_type(&mut self, default: &[u8]) {
+        let carried = self.carried.iter().find(|c| c.token == Token::ContentType);
+        self.content_type = match carried {
+            Some(carried) => {
+                let start = self.buf.len();
+                self.buf.extend_from_slice(&carried.value);
+                Some(Range32::new(start, self.buf.len()))
+            }
+            None if default.is_empty() => None,
+            None => Some(self.store(default)),
+        };
     }
 
     /// Copies `name: value` into the buffer without adding it to the fields. What would end the
@@ -489,6 +560,7 @@ impl Exchange {
         self.response.error_page_applied = false;
         self.response.status_override = None;
         self.response.gzip = None;
+        self.response.carried.clear();
         self.upstream.clear();
         self.proxy_host.clear();
         self.keepalive = false;

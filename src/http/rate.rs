@@ -51,19 +51,44 @@ impl Limit {
         })
     }
 
-    /// Bytes that may be sent in one piece before [`Limit::sent`] has to be asked again.
-    pub fn piece(&self) -> usize {
-        self.bytes_per_second.clamp(1, 64 << 10) as usize
+    /// Waits until something may be sent, and says how much of `wanted` bytes. A first second's
+    /// worth goes at once, as nginx has it.
+    pub async fn take(&mut self, wanted: usize) -> usize {
+        // Pieces are large enough that a fast response is not cut into crumbs.
+        let least = (wanted as u64).min((self.bytes_per_second / PIECES_PER_SECOND).max(1));
+        let before = self.bytes_per_second + self.free;
+        let due_ms = ms_for(
+            (self.sent + least).saturating_sub(before),
+            self.bytes_per_second,
+        );
+        let mut elapsed_ms = clock::precise_ms() - self.started_ms;
+        if due_ms > elapsed_ms {
+            ring::sleep(Duration::from_millis(due_ms - elapsed_ms)).await;
+            elapsed_ms = due_ms.max(clock::precise_ms() - self.started_ms);
+        }
+        let earned = u128::from(self.bytes_per_second) * u128::from(elapsed_ms) / 1000;
+        let earned = u64::try_from(earned).unwrap_or(u64::MAX);
+        let may = earned.saturating_add(before).saturating_sub(self.sent);
+        let n = may.max(least).min(wanted as u64);
+        self.sent += n;
+        n as usize
     }
 
-    /// Accounts for `n` bytes and waits until they are within the rate.
-    pub async fn sent(&mut self, n: usize) {
+    /// Accounts for `n` bytes that have come and waits until they are within the rate.
+    pub async fn came(&mut self, n: usize) {
         self.sent += n as u64;
-        let counted = self.sent.saturating_sub(self.free);
-        let due_ms = counted.saturating_mul(1000) / self.bytes_per_second;
+        let due_ms = ms_for(self.sent.saturating_sub(self.free), self.bytes_per_second);
         let elapsed_ms = clock::precise_ms() - self.started_ms;
         if due_ms > elapsed_ms {
             ring::sleep(Duration::from_millis(due_ms - elapsed_ms)).await;
         }
     }
+}
+
+/// A response that is limited leaves in at most so many pieces a second.
+const PIECES_PER_SECOND: u64 = 10;
+
+/// How long `n` bytes take, rounded up.
+fn ms_for(n: u64, bytes_per_second: u64) -> u64 {
+    n.saturating_mul(1000).div_ceil(bytes_per_second)
 }

@@ -14,6 +14,7 @@ use super::message::Version;
 use super::modules::core::Lingering;
 use super::modules::{gzip, headers, statics};
 use super::phases::Finish;
+use super::rate::Limit;
 use super::status::{self, PageStyle};
 use super::token::Token;
 use super::uri::{self, Escape};
@@ -27,8 +28,6 @@ pub struct Reply {
     pub body: Option<Vec<u8>>,
     /// `Location` to send.
     pub location: Option<Vec<u8>>,
-    /// `WWW-Authenticate` to send.
-    pub authenticate: Option<Vec<u8>>,
     /// Length of the file of which no part can be sent (416).
     pub length: Option<u64>,
 }
@@ -40,7 +39,6 @@ impl Reply {
             status,
             body: None,
             location: None,
-            authenticate: None,
             length: None,
         }
     }
@@ -66,7 +64,7 @@ pub struct Output {
     framing: Framing,
     filter: Option<Box<gzip::Stream>>,
     send_timeout_ms: u64,
-    rate: Option<super::rate::Limit>,
+    rate: Option<Limit>,
 }
 
 /// A response could not be written: the client has gone or does not read.
@@ -103,6 +101,9 @@ impl Output {
             ex.response.reason = None;
         }
         let bodiless = ex.request.is_head() || matches!(ex.response.status, 204 | 304);
+        if !ex.response.carried.is_empty() {
+            ex.response.add_carried();
+        }
         statics::expire(ex, &location.statics);
         headers::add(ex, &location.headers);
         statics::name_charset(ex, &location.statics);
@@ -121,7 +122,7 @@ impl Output {
             framing,
             filter,
             send_timeout_ms: location.core.send_timeout_ms,
-            rate: super::rate::Limit::of(ex),
+            rate: Limit::of(ex),
         }
     }
 
@@ -210,12 +211,11 @@ impl Output {
             return Ok(());
         }
         let out = std::mem::take(&mut self.out);
-        let n = out.len();
-        client.send(out, self.send_timeout_ms).await?;
-        self.out = client.take_out().await?;
-        if let Some(rate) = &mut self.rate {
-            rate.sent(n).await;
+        match &mut self.rate {
+            None => client.send(out, self.send_timeout_ms).await?,
+            Some(rate) => send_within(rate, client, &out, self.send_timeout_ms).await?,
         }
+        self.out = client.take_out().await?;
         Ok(())
     }
 
@@ -297,6 +297,25 @@ impl Output {
         }
         Finish::Complete
     }
+}
+
+/// Sends in pieces, as fast as the rate allows.
+async fn send_within(
+    rate: &mut Limit,
+    client: &mut Client,
+    mut out: &[u8],
+    timeout_ms: u64,
+) -> io::Result<()> {
+    while !out.is_empty() {
+        // The client does not keep anybody waiting while it is made to wait.
+        client.sock.set_deadline(None);
+        let n = rate.take(out.len()).await;
+        let mut piece = client.take_out().await?;
+        piece.extend_from_slice(&out[..n]);
+        client.send(piece, timeout_ms).await?;
+        out = &out[n..];
+    }
+    Ok(())
 }
 
 /// Responses up to this size surely fit into the socket's buffer of a client that reads.
@@ -393,25 +412,18 @@ fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
     let shown = status::on_the_wire(reply.status);
     ex.response.status = shown;
     let page = match reply.body {
-        Some(body) => {
+        body if body.is_some() || shown < 300 => {
             let content_type = core.types.of(&ex.request.uri).unwrap_or(&core.default_type);
             if shown != 204 {
-                ex.response.set_content_type(content_type);
+                ex.response.set_local_type(content_type);
             }
-            body
+            body.unwrap_or_else(|| ex.store.lend())
         }
-        None if shown < 300 => {
-            if shown != 204 {
-                ex.response
-                    .set_content_type(core.types.of(&ex.request.uri).unwrap_or(&core.default_type));
-            }
-            ex.store.lend()
-        }
-        None => {
+        _ => {
             let mut page = ex.store.lend();
             let style = PageStyle {
                 tokens: core.server_tokens,
-                padding: core.msie_padding && is_msie(ex),
+                padding: core.msie_padding && is_padded(ex),
             };
             if status::write_page(reply.status, style, &mut page) {
                 ex.response.set_content_type(b"text/html");
@@ -428,10 +440,6 @@ fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
         ex.store.give_back(absolute);
         ex.store.give_back(location);
     }
-    if let Some(authenticate) = reply.authenticate {
-        ex.response
-            .push_field(Token::WwwAuthenticate, b"WWW-Authenticate", &authenticate);
-    }
     if let Some(length) = reply.length {
         let value = format!("bytes */{length}");
         ex.response
@@ -441,11 +449,9 @@ fn prepare(ex: &mut Exchange, reply: Reply) -> Vec<u8> {
     page
 }
 
-fn is_msie(ex: &Exchange) -> bool {
-    ex.request.field(Token::UserAgent).is_some_and(|agent| {
-        memchr::memmem::find(agent, b"MSIE ").is_some()
-            && memchr::memmem::find(agent, b"Opera").is_none()
-    })
+fn is_padded(ex: &Exchange) -> bool {
+    let agent = ex.request.field(Token::UserAgent);
+    agent.is_some_and(status::is_padded_browser)
 }
 
 /// The redirect from `/x` to `/x/` that nginx makes for prefix locations with `proxy_pass`.

@@ -89,8 +89,9 @@ fn status_and_headers_pass() {
             r = c.response();
         }
         assert_eq!(r.text(), "z");
-        assert_eq!(s.get("/lf").status, 502);
     }
+    // Lines may end in LF alone: where they end is beyond doubt as long as no CR stands alone.
+    assert_eq!(s.get("/lf").text(), "lf");
 }
 
 #[test]

@@ -26,10 +26,12 @@ use crate::upstream::{self, Attempt, Group, Inputs, Pick};
 use super::body::{self, BodyError, RequestBody};
 use super::client::Client;
 use super::exchange::{Exchange, UpstreamState};
+use super::message::Method;
 use super::modules::error_page;
 use super::phases::{Finish, Outcome, Target};
 use super::respond::{self, Reply};
-use super::token::Token;
+use super::token::{Token, TokenSet};
+use super::uri;
 
 use self::attempt::{Answer, Failed};
 use self::conf::{NextOn, To};
@@ -88,9 +90,9 @@ async fn prepare_body(
 fn body_failed(ex: &mut Exchange, client: &Client, error: BodyError) -> Outcome {
     ex.doing = "sending request to upstream";
     match &error {
-        BodyError::TooLarge => ex.log(
+        BodyError::TooLarge { had, more } => ex.log(
             Level::Error,
-            format_args!("client intended to send too large chunked body"),
+            format_args!("client intended to send too large chunked body: {had}+{more} bytes"),
         ),
         BodyError::Malformed => {
             ex.log(
@@ -400,38 +402,66 @@ async fn deliver(
         head::take_response(ex, conf);
         return Outcome::Finished(tunnel::run(ex, client, answer, conf).await);
     }
-    if let Some(target) = accel_redirect(ex, conf) {
+    accel_settings(ex, conf);
+    if let Some(outcome) = accel_redirect(ex, conf) {
         relay::give_back(ex, client, answer, group, true);
-        return Outcome::Jump(target);
+        return outcome;
     }
     let status = ex.response.upstream.status;
     if conf.intercept_errors && status >= 300 && error_page::covers(ex, status) {
-        let authenticate = ex
-            .response
-            .upstream_field(Token::WwwAuthenticate)
-            .map(<[u8]>::to_vec);
+        if status == 401 {
+            ex.response.carry(TokenSet::of(&[Token::WwwAuthenticate]));
+        }
         relay::give_back(ex, client, answer, group, true);
-        return Outcome::Answer(Reply {
-            authenticate,
-            ..Reply::status(status)
-        });
+        return Outcome::Answer(Reply::status(status));
     }
-    accel_settings(ex, conf);
     head::take_response(ex, conf);
     Outcome::Finished(relay::run(ex, client, conf, answer, group).await)
 }
 
-/// `X-Accel-Redirect`, unless it is ignored.
-fn accel_redirect(ex: &Exchange, conf: &Conf) -> Option<Target> {
+/// Fields that an answer with `X-Accel-Redirect` gives to the one that it leads to.
+const REDIRECTED: TokenSet = TokenSet::of(&[
+    Token::ContentType,
+    Token::SetCookie,
+    Token::ContentDisposition,
+    Token::CacheControl,
+    Token::Expires,
+    Token::AcceptRanges,
+]);
+
+/// Follows `X-Accel-Redirect`, unless it is ignored or not there.
+fn accel_redirect(ex: &mut Exchange, conf: &Conf) -> Option<Outcome> {
     if conf.ignore_headers.contains(Token::XAccelRedirect) {
         return None;
     }
     let value = ex.response.upstream_field(Token::XAccelRedirect)?.to_vec();
-    Some(if value.starts_with(b"@") {
-        Target::Named(value)
-    } else {
-        Target::Uri(value)
-    })
+    ex.response.carry(REDIRECTED);
+    if value.starts_with(b"@") {
+        return Some(Outcome::Jump(Target::Named(value)));
+    }
+    let (path, args) = match memchr::memchr(b'?', &value) {
+        Some(at) => (&value[..at], &value[at + 1..]),
+        None => (&value[..], &b""[..]),
+    };
+    let mut decoded = Vec::with_capacity(path.len());
+    uri::unescape(path, &mut decoded);
+    if decoded.is_empty()
+        || decoded.contains(&0)
+        || decoded.split(|b| *b == b'/').any(|s| s == b"..")
+    {
+        let shown = String::from_utf8_lossy(&value);
+        ex.log(
+            Level::Error,
+            format_args!("unsafe URI \"{shown}\" was detected"),
+        );
+        return Some(Outcome::Answer(Reply::status(404)));
+    }
+    ex.request.args.clear();
+    ex.request.args.extend_from_slice(args);
+    if !ex.request.is_head() {
+        ex.request.method_override = Some(Method::Get);
+    }
+    Some(Outcome::Jump(Target::Path(decoded)))
 }
 
 /// `X-Accel-Limit-Rate` and `X-Accel-Buffering`, unless they are ignored.

@@ -409,7 +409,7 @@ impl Source<'_> {
                     state.bytes_received += chunk.len() as u64;
                 }
                 if let Some(rate) = &mut self.rate {
-                    rate.sent(chunk.len()).await;
+                    rate.came(chunk.len()).await;
                 }
                 Ok(Some(chunk))
             }

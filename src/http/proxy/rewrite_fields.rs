@@ -289,10 +289,16 @@ fn replace_domain(ex: &mut Exchange, rule: &Rule, value: &[u8]) -> Option<Vec<u8
         From::Text(template) => {
             let mut from = Vec::new();
             template.eval(ex, &mut from);
-            let bare = |d: &[u8]| d.strip_prefix(b".").unwrap_or(d).to_ascii_lowercase();
-            if bare(&from) != bare(value) {
+            // A dot in front counts on neither side, and stays where it was.
+            let bare = value.strip_prefix(b".").unwrap_or(value);
+            if !from
+                .strip_prefix(b".")
+                .unwrap_or(&from)
+                .eq_ignore_ascii_case(bare)
+            {
                 return None;
             }
+            out.extend_from_slice(&value[..value.len() - bare.len()]);
         }
         From::Regex(pattern) => {
             if !pattern.exec(&mut ex.store, value) {
@@ -327,10 +333,21 @@ fn set_flags(ex: &mut Exchange, rules: &[FlagRule], parts: &mut Vec<Vec<u8>>) ->
             Flag::SameSite(site) => ("samesite", Some(format!("SameSite={site}"))),
             Flag::NoSameSite => ("samesite", None),
         };
-        let head = parts.remove(0);
-        parts.retain(|part| !is(part, name));
-        parts.insert(0, head);
-        parts.extend(text.map(String::into_bytes));
+        let there = (1..parts.len()).find(|&at| is(&parts[at], name));
+        match (there, text) {
+            // A flag that is set already stays as it was written.
+            (Some(_), Some(_)) if name != "samesite" => {}
+            (Some(at), Some(text)) => parts[at] = text.into_bytes(),
+            (None, Some(text)) => parts.push(text.into_bytes()),
+            (Some(_), None) => {
+                let mut at = 0;
+                parts.retain(|part| {
+                    at += 1;
+                    at == 1 || !is(part, name)
+                });
+            }
+            (None, None) => {}
+        }
     }
     true
 }

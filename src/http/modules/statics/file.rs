@@ -82,9 +82,7 @@ fn describe(ex: &mut Exchange, conf: &Conf, found: &Found, etag: &mut Vec<u8>) {
     let content_type = types
         .of(&ex.request.uri)
         .unwrap_or(&location.core.default_type);
-    if !content_type.is_empty() {
-        ex.response.set_content_type(content_type);
-    }
+    ex.response.set_local_type(content_type);
     if found.varies && location.gzip.is_varying() {
         gzip::add_vary(&mut ex.response);
     }
