@@ -28,7 +28,7 @@ pub struct Shared {
 pub struct Local {
     generation: RefCell<Rc<Generation>>,
     /// Idle connections to upstream peers.
-    pub idle: RefCell<IdlePool<UpstreamConn>>,
+    pub idle: RefCell<IdlePool<Box<UpstreamConn>>>,
     /// Balancing state of each upstream group; never shared between workers.
     pub balance: RefCell<Locals>,
     /// Destinations of `proxy_pass` with variables.

@@ -73,6 +73,16 @@ impl Group {
         }
         let entries = map(ring_bytes(conf))?.cast::<Entry>();
         let memory = map(memory_bytes(conf))?;
+        // Heads lie in a few lines of many buffers: with pages of 4 KiB each would cost a TLB
+        // entry. Where huge pages cannot be had, nothing is lost.
+        // SAFETY: advice about a mapping that was just made.
+        unsafe {
+            libc::madvise(
+                memory.as_ptr().cast(),
+                memory_bytes(conf),
+                libc::MADV_HUGEPAGE,
+            )
+        };
         let group = Group {
             id,
             conf,

@@ -30,6 +30,12 @@ pub trait Idle {
     fn is_stale(&mut self) -> bool;
 }
 
+impl<C: Idle + ?Sized> Idle for Box<C> {
+    fn is_stale(&mut self) -> bool {
+        (**self).is_stale()
+    }
+}
+
 /// A connection with what its upkeep needs to know. Made when the connection is.
 #[derive(Debug)]
 pub struct Kept<C> {

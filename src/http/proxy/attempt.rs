@@ -39,7 +39,7 @@ pub struct TargetPeer<'a> {
 /// An answer whose head stands in `ex.response.upstream`.
 pub struct Answer {
     /// The connection it came on.
-    pub kept: Kept<UpstreamConn>,
+    pub kept: Kept<Box<UpstreamConn>>,
     /// How its body is framed.
     pub framing: Framing,
     /// Where in `ex.response.buf` the body bytes are that came with the head. Behind them stands
@@ -49,6 +49,17 @@ pub struct Answer {
     pub reused: bool,
     /// The peer keeps the connection open, and the request was sent in full.
     pub keepalive: bool,
+}
+
+impl Answer {
+    /// Whether the whole body came with the head.
+    pub fn is_whole(&self) -> bool {
+        match self.framing {
+            Framing::None => true,
+            Framing::Length(length) => length <= self.rest.len() as u64,
+            Framing::Chunked | Framing::Close => false,
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -102,7 +113,7 @@ async fn connection(
     client: &mut Client,
     conf: &Conf,
     target: &TargetPeer<'_>,
-) -> Result<(Kept<UpstreamConn>, bool), Failed> {
+) -> Result<(Kept<Box<UpstreamConn>>, bool), Failed> {
     let peer = target.pick.peer();
     ex.doing = "connecting to upstream";
     if !target.fresh_only && conf.bind.is_none() {
@@ -152,7 +163,8 @@ async fn connection(
     if let Some(state) = ex.upstream.last_mut() {
         state.connect_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
     }
-    let conn = UpstreamConn::new(sock);
+    // Boxed, since it goes from hand to hand.
+    let conn = Box::new(UpstreamConn::new(sock));
     Ok((
         Kept::new(conn, &peer.state, target.pass.tag, clock::now_ms()),
         false,
