@@ -2,15 +2,15 @@
 //! parking while it is idle, lingering close.
 
 use std::future::poll_fn;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::base::listen::ListenAddr;
 use crate::base::{clock, proxy_protocol};
 use crate::observe::Level;
-use std::net::Shutdown;
-
-use crate::base::listen::ListenAddr;
-use crate::ring::{Expect, Recv, Socket};
+use crate::ring::{Chunk, Expect, Recv, Socket};
 
 use super::body::{self, RequestBody};
 use super::client::Client;
@@ -34,7 +34,7 @@ struct Parked {
     /// Monotonic ms at which it is closed for idleness.
     deadline: Option<u64>,
     /// The first bytes of the next request have arrived.
-    chunk: Option<crate::ring::Chunk>,
+    chunk: Option<Chunk>,
 }
 
 /// Serves a client connection until it closes.
@@ -52,19 +52,38 @@ pub async fn serve(local: Rc<Local>, sock: Socket, remote: Remote, listen: Rc<Li
         deadline: None,
         chunk: None,
     };
+    let place = Place::new(&local);
     loop {
-        match Box::pin(work(Rc::clone(&local), parked)).await {
+        match Box::pin(work(Rc::clone(&local), &place, parked)).await {
             Some(idle) => parked = idle,
             None => return,
         }
-        let Some(mut recv) = parked.recv.take() else {
+        parked.chunk = parked_wait(&place, &mut parked.recv).await;
+        if parked.chunk.is_none() {
             return;
-        };
-        match poll_fn(|cx| std::pin::Pin::new(&mut recv).poll(cx)).await {
-            Ok(chunk) if !chunk.is_empty() => parked.chunk = Some(chunk),
-            _ => return,
         }
     }
+}
+
+/// Waits, parked, for the next request. `None`: the connection is over.
+async fn parked_wait(place: &Place, recv: &mut Option<Recv>) -> Option<Chunk> {
+    place.local.begin_parked(place.slot);
+    let waiting = recv.as_mut()?;
+    let read = poll_fn(|cx| {
+        if let Poll::Ready(read) = Pin::new(&mut *waiting).poll(cx) {
+            return Poll::Ready(read.ok());
+        }
+        // A registered waker is called when the worker begins to drain.
+        place.local.should_park(place.slot, cx.waker());
+        if place.local.draining.get() {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await;
+    place.local.end_wait(place.slot);
+    *recv = None;
+    read.filter(|chunk| !chunk.is_empty())
 }
 
 /// Counts the connection out however its task ends.
@@ -86,13 +105,21 @@ fn client_info(local: &Local, sock: &Socket, remote: Remote, listen: Rc<ListenAd
         requests: 0,
         accepted_at: clock::precise_ms(),
         local: match remote {
-            Remote::Inet(_) => sock.local_addr().ok().and_then(|addr| addr.inet()),
+            Remote::Inet(_) => local_addr(sock, &listen),
             Remote::Unix => None,
         },
         remote,
         remote_text,
         listen,
         proxy_protocol: None,
+    }
+}
+
+/// Our end of the connection; the kernel is only asked where we listen on every address.
+fn local_addr(sock: &Socket, listen: &ListenAddr) -> Option<SocketAddr> {
+    match listen {
+        ListenAddr::Inet(addr) if !addr.ip().is_unspecified() => Some(*addr),
+        _ => sock.local_addr().ok().and_then(|addr| addr.inet()),
     }
 }
 
@@ -109,7 +136,7 @@ enum Next {
 }
 
 /// The working life of a connection: requests until it is idle (parked) or over (`None`).
-async fn work(local: Rc<Local>, parked: Parked) -> Option<Parked> {
+async fn work(local: Rc<Local>, place: &Place, parked: Parked) -> Option<Parked> {
     let Parked {
         sock,
         recv,
@@ -118,7 +145,6 @@ async fn work(local: Rc<Local>, parked: Parked) -> Option<Parked> {
         chunk,
     } = parked;
     let mut client = Client::new(sock, recv);
-    let place = Place::new(&local);
     let mut ex = Exchange::new(local, *info);
     let mut idle_deadline = deadline;
     if let Some(chunk) = chunk {
@@ -128,7 +154,7 @@ async fn work(local: Rc<Local>, parked: Parked) -> Option<Parked> {
         return None;
     }
     loop {
-        match next_request(&mut ex, &mut client, &place, idle_deadline.take()).await {
+        match next_request(&mut ex, &mut client, place, idle_deadline.take()).await {
             Next::Request => {}
             Next::Close => {
                 // Closing a socket whose last answer is still on its way would take that along.
@@ -197,9 +223,9 @@ async fn begin(ex: &mut Exchange, client: &mut Client) -> bool {
     let generation = ex.generation();
     let listen = &generation.http.listens[ex.listen as usize];
     let root = generation.location(ex.location);
-    if root.core.tcp_nodelay && ex.client.local.is_some() {
-        // What cannot be set only costs latency.
-        let _ = client.sock.set_nodelay(true);
+    if !root.core.tcp_nodelay && ex.client.local.is_some() {
+        // Connections come with it on. What cannot be set only costs packets.
+        let _ = client.sock.set_nodelay(false);
     }
     if !listen.proxy_protocol {
         return true;
@@ -270,9 +296,36 @@ async fn next_request(
 
 /// Waits for the first bytes of a request; `Next::Request` when there are some.
 async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, first: bool) -> Next {
-    place.local.begin_wait(place.slot);
     client.listen();
-    let next = poll_fn(|cx| {
+    loop {
+        place.local.begin_wait(place.slot);
+        let next = wait_once(client, place, first).await;
+        place.local.end_wait(place.slot);
+        match next {
+            Next::Park if place.local.draining.get() => return Next::Close,
+            // What still sends must not park.
+            Next::Park if !client.sent() => {
+                if client.flush().await.is_err() {
+                    return Next::Close;
+                }
+            }
+            Next::Close if first && client.sock.timed_out() => {
+                ex.log(
+                    Level::Info,
+                    format_args!(
+                        "client timed out (110: Connection timed out) while waiting for request"
+                    ),
+                );
+                return next;
+            }
+            _ => return next,
+        }
+    }
+}
+
+/// Waits until there are bytes, the client has gone, or the sweep asks for the buffers.
+async fn wait_once(client: &mut Client, place: &Place, first: bool) -> Next {
+    poll_fn(|cx| {
         if client.poll_gone(cx).is_ready() {
             return Poll::Ready(if client.input.is_empty() {
                 Next::Close
@@ -290,23 +343,7 @@ async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, first: bool
         }
         Poll::Pending
     })
-    .await;
-    place.local.end_wait(place.slot);
-    if matches!(next, Next::Park) && (place.local.draining.get() || !client.sent()) {
-        // While draining, an idle connection may close; one that still sends must not park.
-        if !client.sent() {
-            // Whether or not it gets there, nothing follows.
-            let _ = client.flush().await;
-        }
-        return Next::Close;
-    }
-    if matches!(next, Next::Close) && first && client.sock.timed_out() {
-        ex.log(
-            Level::Info,
-            format_args!("client timed out (110: Connection timed out) while waiting for request"),
-        );
-    }
-    next
+    .await
 }
 
 /// Reads until the head is complete, checks it, and finds the server it is for.

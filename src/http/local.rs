@@ -46,7 +46,6 @@ pub struct Local {
     shared: Arc<Shared>,
     waiting: RefCell<Vec<Waiting>>,
     free: RefCell<Vec<usize>>,
-    tunnels: Cell<usize>,
     /// Woken when the last connection ends.
     drained: RefCell<Option<Waker>>,
 }
@@ -59,6 +58,15 @@ struct Waiting {
     waker: RefCell<Option<Waker>>,
     /// The sweep wants the connection to give up its buffers.
     park: Cell<bool>,
+}
+
+impl Waiting {
+    fn ask_to_park(&self) {
+        self.park.set(true);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 impl Shared {
@@ -86,7 +94,6 @@ impl Local {
             shared,
             waiting: RefCell::new(Vec::new()),
             free: RefCell::new(Vec::new()),
-            tunnels: Cell::new(0),
         })
     }
 
@@ -134,6 +141,12 @@ impl Local {
         waiting[slot].park.set(false);
     }
 
+    /// The connection in this place waits parked: there is nothing more it could give up.
+    pub fn begin_parked(&self, slot: usize) {
+        self.begin_wait(slot);
+        self.waiting.borrow()[slot].park.set(true);
+    }
+
     /// The connection in this place works again.
     pub fn end_wait(&self, slot: usize) {
         self.waiting.borrow()[slot].since.set(0);
@@ -144,20 +157,21 @@ impl Local {
     pub fn should_park(&self, slot: usize, waker: &Waker) -> bool {
         let waiting = self.waiting.borrow();
         let place = &waiting[slot];
-        if place.park.get() {
-            return true;
-        }
         let mut kept = place.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|k| k.will_wake(waker)) {
             *kept = Some(waker.clone());
         }
-        false
+        place.park.get()
     }
 
     /// From now on connections close as soon as they are idle.
     pub fn drain(&self) {
         self.draining.set(true);
-        self.sweep(clock::now_ms());
+        for place in self.waiting.borrow().iter() {
+            if place.since.get() != 0 {
+                place.ask_to_park();
+            }
+        }
         self.idle.borrow_mut().clear();
     }
 
@@ -190,18 +204,9 @@ impl Local {
             let since = place.since.get();
             let due = since != 0 && (draining || now.saturating_sub(since) >= PARK_AFTER_MS);
             if due && !place.park.get() {
-                place.park.set(true);
-                if let Some(waker) = &*place.waker.borrow() {
-                    waker.wake_by_ref();
-                }
+                place.ask_to_park();
             }
         }
         self.idle.borrow_mut().sweep(now);
-    }
-
-    /// Counts a tunnel in or out, for the log at shutdown.
-    pub fn tunnel(&self, delta: isize) {
-        self.tunnels
-            .set(self.tunnels.get().wrapping_add_signed(delta));
     }
 }

@@ -254,6 +254,23 @@ fn fast_stop() {
     }
 }
 
+/// A connection that has been idle for more than a second has given up its buffers and its future.
+#[test]
+fn parked_connections_go_on_and_close_on_a_graceful_quit() {
+    let conf = "server { listen 127.0.0.1:%%P0%%; location / { return 200 x; } }";
+    let mut s = http(conf, &[]);
+    let mut c = s.connect();
+    for _ in 0..3 {
+        let r = c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert_eq!((r.status, r.text().as_str()), (200, "x"));
+        // Time itself is under test: a connection is parked after one second.
+        std::thread::sleep(Duration::from_millis(1300));
+    }
+    s.signal(libc::SIGQUIT);
+    c.assert_closed();
+    assert_eq!(s.wait_exit(PATIENCE).unwrap().code(), Some(0));
+}
+
 #[test]
 fn graceful_quit() {
     let b = Backend::http(|_| {

@@ -29,7 +29,6 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
     if output.flush(client).await.is_err() {
         return Finish::Truncated;
     }
-    ex.local.tunnel(1);
     let mut peer = answer.kept.conn;
     let timeout_ms = conf.read_timeout_ms;
     let sent = {
@@ -69,7 +68,6 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
         })
         .await
     };
-    ex.local.tunnel(-1);
     let ((up, _), (down, _)) = sent;
     ex.response.body_bytes_sent += down;
     ex.response.bytes_sent += down;
