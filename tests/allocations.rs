@@ -378,7 +378,7 @@ impl Counting {
     fn end(self) -> (u64, Vec<String>) {
         WATCHED.store(0, Ordering::SeqCst);
         let traces = lock(&TRACES);
-        let traces = traces.iter().map(|trace| shortened(trace)).collect();
+        let traces = traces.iter().map(shortened).collect();
         (COUNT.load(Ordering::SeqCst), traces)
     }
 }
