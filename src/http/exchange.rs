@@ -17,7 +17,7 @@ use crate::upstream::{Group, Peer};
 use crate::vars::{Store, Subject};
 
 use super::body::RequestBody;
-use super::conf::{HttpConf, Location, Server};
+use super::conf::{Content, HttpConf, Location, Server};
 use super::h1::connection::Options;
 use super::h1::encode;
 use super::h1::framing::Framing;
@@ -25,6 +25,7 @@ use super::h1::head::{Field, Fields, RequestHead, ResponseHead};
 use super::local::Local;
 use super::message::{Method, Range32};
 use super::modules::gzip;
+use super::proxy;
 use super::token::{Token, TokenSet};
 
 /// The configuration that one request works with, as one worker holds it.
@@ -648,10 +649,8 @@ impl Exchange {
         if name.starts_with("unix:") {
             out.push(b':');
         }
-        out.extend_from_slice(&self.request.uri);
-        if !self.request.args.is_empty() {
-            out.push(b'?');
-            out.extend_from_slice(&self.request.args);
+        if let Content::Proxy(pass) = &self.generation.location(self.location).content {
+            proxy::write_target(self, pass, out);
         }
     }
 }

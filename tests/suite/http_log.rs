@@ -213,6 +213,38 @@ fn the_format_of_error_lines() {
 }
 
 #[test]
+fn the_log_shows_what_the_upstream_was_asked() {
+    let mut s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location /a/ { proxy_pass http://127.0.0.1:%%P9%%/b/; }
+            location /v/ { set $to 127.0.0.1:%%P9%%; proxy_pass http://$to/c?d; }
+            location /u/ { proxy_pass http://unix:%%DIR%%/none.sock:/e/; }
+        }
+    "#,
+        &[],
+    );
+    s.expect_alerts();
+    for (path, shown) in [("/a/x?y", "b/x?y"), ("/v/x", "c?d")] {
+        assert_eq!(s.get(path).status, 502);
+        let upstream = format!("upstream: \"http://127.0.0.1:{}/{shown}\"", s.port(9));
+        s.wait_for_text("error.log", &upstream);
+    }
+    assert_eq!(s.get("/u/x").status, 502);
+    let path = s.path("none.sock").display().to_string();
+    s.wait_for_text(
+        "error.log",
+        &format!("upstream: \"http://unix:{path}:/e/x\""),
+    );
+    // Nobody but the operator can mend this one.
+    let message = format!("connect() to unix:{path} failed (2: No such file or directory) while");
+    let log = s.error_log();
+    let line = log.lines().find(|line| line.contains(&message)).unwrap();
+    assert!(line.contains(" [crit] "), "{line}");
+}
+
+#[test]
 fn error_log_levels_and_places() {
     let s = http(
         r#"

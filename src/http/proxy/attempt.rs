@@ -151,7 +151,7 @@ async fn connection(
         Err(()) => return Err(Failed::Client(None)),
         Ok(Ok(sock)) => sock,
         Ok(Err(error)) => {
-            let cause = log_io(ex, "connect()", &error);
+            let cause = connect_failed(ex, &peer.conf.name, &error);
             return Err(Failed::Upstream(Failure {
                 cause,
                 reused: false,
@@ -169,6 +169,30 @@ async fn connection(
         Kept::new(conn, &peer.state, target.pass.tag, clock::now_ms()),
         false,
     ))
+}
+
+/// Logs a connection that could not be made: what only an operator can mend (a socket that is not
+/// there, no local port left) is graver than a server that is down. Where the kernel refuses to
+/// even try, the peer is named.
+fn connect_failed(ex: &Exchange, peer: &str, error: &io::Error) -> Cause {
+    let level = match error.raw_os_error() {
+        _ if error.kind() == io::ErrorKind::TimedOut => return log_io(ex, "connect()", error),
+        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTDOWN | libc::EHOSTUNREACH)
+            if !peer.starts_with("unix:") =>
+        {
+            return log_io(ex, "connect()", error);
+        }
+        Some(libc::ECONNREFUSED | libc::EAGAIN | libc::ENETDOWN | libc::ENETUNREACH) => {
+            Level::Error
+        }
+        _ => Level::Crit,
+    };
+    let shown = os_error(error);
+    ex.log(
+        level,
+        format_args!("connect() to {peer} failed {shown} while {}", ex.doing),
+    );
+    Cause::Error
 }
 
 fn connect_options(ex: &mut Exchange, conf: &Conf) -> Result<ConnectOpts, Failed> {

@@ -92,6 +92,15 @@ fn write_request_line(ex: &mut Exchange, conf: &Conf, pass: &Pass, out: &mut Vec
     }
     uri::escape_blanks(out, start);
     out.push(b' ');
+    write_target(ex, pass, out);
+    out.extend_from_slice(match conf.http_version {
+        HttpVersion::V11 => b" HTTP/1.1\r\n",
+        HttpVersion::V10 => b" HTTP/1.0\r\n",
+    });
+}
+
+/// Appends the request target that the upstream is sent.
+pub fn write_target(ex: &Exchange, pass: &Pass, out: &mut Vec<u8>) {
     let start = out.len();
     match &pass.to {
         To::Group { uri: Some(uri), .. } => write_replaced(ex, uri, pass.replaced, out),
@@ -100,10 +109,6 @@ fn write_request_line(ex: &mut Exchange, conf: &Conf, pass: &Pass, out: &mut Vec
         To::Url(_) => write_own(ex, out),
     }
     uri::escape_blanks(out, start);
-    out.extend_from_slice(match conf.http_version {
-        HttpVersion::V11 => b" HTTP/1.1\r\n",
-        HttpVersion::V10 => b" HTTP/1.0\r\n",
-    });
 }
 
 /// The client's URI: byte for byte if nothing changed it, else encoded anew.

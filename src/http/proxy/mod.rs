@@ -16,6 +16,7 @@ mod rewrite_fields;
 mod tunnel;
 
 pub use conf::{Conf, Pass};
+pub use head::write_target;
 
 use std::sync::Arc;
 

@@ -30,6 +30,13 @@ pub struct Failure {
     pub request_sent: bool,
 }
 
+impl Failure {
+    /// A kept connection that dies before it answers was closed while it idled: nobody failed.
+    pub fn is_stale(&self) -> bool {
+        self.reused && !self.answer_begun && self.cause == Cause::Error
+    }
+}
+
 /// The request and the configuration, as far as the decision needs them.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -41,6 +48,13 @@ pub struct Terms {
     pub idempotent: bool,
     /// The body can be sent again from its beginning.
     pub replayable: bool,
+}
+
+impl Terms {
+    /// Whether the request may reach a peer twice.
+    pub fn may_repeat(&self) -> bool {
+        self.idempotent || self.next_upstream.has(NextOn::NON_IDEMPOTENT)
+    }
 }
 
 /// What happens next.
@@ -67,7 +81,7 @@ pub enum Decision {
 /// Decides. `tries_left` counts the peers that may still be tried, `elapsed_ms` runs since the
 /// first attempt.
 pub fn decide(terms: &Terms, failure: &Failure, tries_left: u32, elapsed_ms: u64) -> Decision {
-    if is_stale_reuse(terms, failure) {
+    if is_repeated(terms, failure) {
         return Decision::Again;
     }
     let condition = match failure.cause {
@@ -80,11 +94,9 @@ pub fn decide(terms: &Terms, failure: &Failure, tries_left: u32, elapsed_ms: u64
     let blame = match failure.cause {
         Cause::Status(403 | 404) => false,
         Cause::Status(_) => wanted,
-        _ => true,
+        _ => !failure.is_stale(),
     };
-    let may_repeat = !failure.request_sent
-        || (terms.replayable
-            && (terms.idempotent || terms.next_upstream.has(NextOn::NON_IDEMPOTENT)));
+    let may_repeat = !failure.request_sent || (terms.replayable && terms.may_repeat());
     let in_time = terms.timeout_ms == 0 || elapsed_ms < terms.timeout_ms;
     if wanted && may_repeat && in_time && tries_left > 0 {
         return Decision::Next { blame };
@@ -96,14 +108,9 @@ pub fn decide(terms: &Terms, failure: &Failure, tries_left: u32, elapsed_ms: u64
     }
 }
 
-/// A kept connection that dies before it answers was closed while it idled: nobody failed. The
-/// request goes to a fresh connection if doing it twice does no harm.
-fn is_stale_reuse(terms: &Terms, failure: &Failure) -> bool {
-    failure.reused
-        && !failure.answer_begun
-        && failure.cause == Cause::Error
-        && (terms.idempotent || !failure.request_sent)
-        && terms.replayable
+/// The request of a stale connection goes to a fresh one if doing it twice does no harm.
+fn is_repeated(terms: &Terms, failure: &Failure) -> bool {
+    failure.is_stale() && terms.replayable && (!failure.request_sent || terms.may_repeat())
 }
 
 #[cfg(test)]
@@ -185,7 +192,17 @@ mod tests {
             idempotent: false,
             ..TERMS
         };
-        assert_ne!(decide(&post, &stale, 0, 0), Decision::Again);
+        // The connection was old, which says nothing about the peer.
+        let end = Decision::GiveUp {
+            status: 502,
+            blame: false,
+        };
+        assert_eq!(decide(&post, &stale, 1, 0), end);
+        let forced = Terms {
+            next_upstream: NextOn(NextOn::ERROR.0 | NextOn::NON_IDEMPOTENT.0),
+            ..post
+        };
+        assert_eq!(decide(&forced, &stale, 1, 0), Decision::Again);
         let streamed = Terms {
             replayable: false,
             ..TERMS
