@@ -34,6 +34,8 @@ pub struct TargetPeer<'a> {
     pub pass: &'a Pass,
     /// Do not take an idle connection.
     pub fresh_only: bool,
+    /// The request may be sent again, should the connection turn out to be stale.
+    pub repeatable: bool,
 }
 
 /// An answer whose head stands in `ex.response.upstream`.
@@ -84,6 +86,11 @@ pub async fn run(
         reused,
         answer_begun: false,
         request_sent: true,
+        level: if reused && target.repeatable {
+            Level::Info
+        } else {
+            Level::Error
+        },
     };
     ex.doing = "sending request to upstream";
     let sent_whole =
@@ -157,6 +164,7 @@ async fn connection(
                 reused: false,
                 answer_begun: false,
                 request_sent: false,
+                level: Level::Error,
             }));
         }
     };
@@ -176,11 +184,13 @@ async fn connection(
 /// even try, the peer is named.
 fn connect_failed(ex: &Exchange, peer: &str, error: &io::Error) -> Cause {
     let level = match error.raw_os_error() {
-        _ if error.kind() == io::ErrorKind::TimedOut => return log_io(ex, "connect()", error),
+        _ if error.kind() == io::ErrorKind::TimedOut => {
+            return log_io(ex, "connect()", error, Level::Error);
+        }
         Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTDOWN | libc::EHOSTUNREACH)
             if !peer.starts_with("unix:") =>
         {
-            return log_io(ex, "connect()", error);
+            return log_io(ex, "connect()", error, Level::Error);
         }
         Some(libc::ECONNREFUSED | libc::EAGAIN | libc::ENETDOWN | libc::ENETUNREACH) => {
             Level::Error
@@ -251,11 +261,12 @@ async fn read_head(
         let chunk = match chunk {
             Ok(chunk) if !chunk.is_empty() => chunk,
             other => {
-                failure.cause = read_failed(ex, conn, other.err());
+                failure.cause = read_failed(ex, conn, other.err(), failure.level);
                 return Err(Failed::Upstream(*failure));
             }
         };
         failure.answer_begun = true;
+        failure.level = Level::Error;
         ex.response.buf.extend_from_slice(&chunk);
         if let Some(state) = ex.upstream.last_mut() {
             state.bytes_received += chunk.len() as u64;
@@ -341,16 +352,21 @@ fn asked_to_upgrade(ex: &Exchange) -> bool {
     ex.request.field(Token::Upgrade).is_some()
 }
 
-/// Logs a read that brought nothing and says what it means.
-pub fn read_failed(ex: &Exchange, conn: &UpstreamConn, error: Option<io::Error>) -> Cause {
+/// Logs a read that brought nothing, at `level` unless it took too long, and says what it means.
+pub fn read_failed(
+    ex: &Exchange,
+    conn: &UpstreamConn,
+    error: Option<io::Error>,
+    level: Level,
+) -> Cause {
     if conn.sock.timed_out() {
-        return log_io(ex, "", &io::ErrorKind::TimedOut.into());
+        return log_io(ex, "", &io::ErrorKind::TimedOut.into(), Level::Error);
     }
     match error {
-        Some(error) => log_io(ex, "recv()", &error),
+        Some(error) => log_io(ex, "recv()", &error, level),
         None => {
             ex.log(
-                Level::Error,
+                level,
                 format_args!("upstream prematurely closed connection while {}", ex.doing),
             );
             Cause::Error
@@ -359,7 +375,7 @@ pub fn read_failed(ex: &Exchange, conn: &UpstreamConn, error: Option<io::Error>)
 }
 
 /// Logs a failed operation in nginx's words and says what it means.
-pub fn log_io(ex: &Exchange, operation: &str, error: &io::Error) -> Cause {
+pub fn log_io(ex: &Exchange, operation: &str, error: &io::Error, level: Level) -> Cause {
     if error.kind() == io::ErrorKind::TimedOut {
         ex.log(
             Level::Error,
@@ -371,7 +387,7 @@ pub fn log_io(ex: &Exchange, operation: &str, error: &io::Error) -> Cause {
         return Cause::Timeout;
     }
     ex.log(
-        Level::Error,
+        level,
         format_args!("{operation} failed {} while {}", os_error(error), ex.doing),
     );
     Cause::Error

@@ -232,6 +232,7 @@ impl Tries {
             pick: &pick,
             pass,
             fresh_only,
+            repeatable: self.terms.may_repeat(),
         };
         match attempt::run(ex, client, conf, target, body).await {
             Ok(answer) => self.answered(ex, client, conf, pick, answer).await,
@@ -263,6 +264,7 @@ impl Tries {
                 reused: answer.reused,
                 answer_begun: true,
                 request_sent: true,
+                level: Level::Error,
             };
             let left = self.tries_left();
             let elapsed = clock::now_ms() - self.started_ms;
@@ -310,7 +312,12 @@ impl Tries {
                 Step::Again
             }
             Decision::GiveUp { status, blame } => {
-                self.release(ex, pick, outcome_of(blame));
+                let outcome = if failure.is_stale() {
+                    upstream::Outcome::NotCounted
+                } else {
+                    outcome_of(blame)
+                };
+                self.release(ex, pick, outcome);
                 Step::Done(Outcome::Answer(Reply::status(status)))
             }
             Decision::Pass => Step::Done(Outcome::Answer(Reply::status(502))),

@@ -210,11 +210,11 @@ impl Source<'_> {
         let (moved, end) = match result {
             Ok(moved) if moved == left => (moved, End::Complete),
             Ok(moved) => {
-                attempt::read_failed(ex, conn, None);
+                attempt::read_failed(ex, conn, None, Level::Error);
                 (moved, End::Broken)
             }
             Err(error) if error.side == Side::Read => {
-                attempt::log_io(ex, "splice()", &error.error);
+                attempt::log_io(ex, "splice()", &error.error, Level::Error);
                 (error.moved, End::Broken)
             }
             Err(error) => {
@@ -371,7 +371,7 @@ impl Source<'_> {
         match self.read_or_end(ex, client, output).await? {
             Some(chunk) => Ok(chunk),
             None => {
-                attempt::read_failed(ex, &self.answer.kept.conn, None);
+                attempt::read_failed(ex, &self.answer.kept.conn, None, Level::Error);
                 Err(End::Broken)
             }
         }
@@ -415,7 +415,7 @@ impl Source<'_> {
             }
             Some(Ok(_)) if !conn.sock.timed_out() => Ok(None),
             Some(other) => {
-                attempt::read_failed(ex, conn, other.err());
+                attempt::read_failed(ex, conn, other.err(), Level::Error);
                 Err(End::Broken)
             }
         }

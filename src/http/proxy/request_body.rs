@@ -241,7 +241,7 @@ impl Sender<'_> {
 
     fn failed(&self, ex: &Exchange, error: &io::Error) -> Failed {
         let mut failure = self.failure;
-        failure.cause = attempt::log_io(ex, "send()", error);
+        failure.cause = attempt::log_io(ex, "send()", error, failure.level);
         Failed::Upstream(failure)
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Pure: what is known goes in, the decision comes out. Nothing else in the proxy retries.
 
+use crate::observe::Level;
+
 use super::conf::NextOn;
 
 /// Why an attempt did not produce a response that can be passed on.
@@ -28,6 +30,8 @@ pub struct Failure {
     pub answer_begun: bool,
     /// Bytes of the request had been handed to the kernel.
     pub request_sent: bool,
+    /// How grave the log calls it if the connection just ends.
+    pub level: Level,
 }
 
 impl Failure {
@@ -51,9 +55,9 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Whether the request may reach a peer twice.
+    /// Whether the request, with its body, can and may reach a peer twice.
     pub fn may_repeat(&self) -> bool {
-        self.idempotent || self.next_upstream.has(NextOn::NON_IDEMPOTENT)
+        self.replayable && (self.idempotent || self.next_upstream.has(NextOn::NON_IDEMPOTENT))
     }
 }
 
@@ -96,7 +100,7 @@ pub fn decide(terms: &Terms, failure: &Failure, tries_left: u32, elapsed_ms: u64
         Cause::Status(_) => wanted,
         _ => !failure.is_stale(),
     };
-    let may_repeat = !failure.request_sent || (terms.replayable && terms.may_repeat());
+    let may_repeat = !failure.request_sent || terms.may_repeat();
     let in_time = terms.timeout_ms == 0 || elapsed_ms < terms.timeout_ms;
     if wanted && may_repeat && in_time && tries_left > 0 {
         return Decision::Next { blame };
@@ -110,7 +114,7 @@ pub fn decide(terms: &Terms, failure: &Failure, tries_left: u32, elapsed_ms: u64
 
 /// The request of a stale connection goes to a fresh one if doing it twice does no harm.
 fn is_repeated(terms: &Terms, failure: &Failure) -> bool {
-    failure.is_stale() && terms.replayable && (!failure.request_sent || terms.may_repeat())
+    failure.is_stale() && terms.may_repeat()
 }
 
 #[cfg(test)]
@@ -128,6 +132,7 @@ mod tests {
         reused: false,
         answer_begun: false,
         request_sent: true,
+        level: Level::Error,
     };
 
     #[test]
