@@ -25,12 +25,15 @@ use super::phases::{self, Finish};
 use super::route;
 use super::token::Token;
 use super::uri;
+use super::waiting::Call;
 
 /// A connection between two requests that gave up its buffers: about 300 bytes in all.
 struct Parked {
     sock: Socket,
     recv: Option<Recv>,
     info: Box<ClientInfo>,
+    /// What happens once per connection has happened.
+    has_begun: bool,
     /// Monotonic ms at which it is closed for idleness.
     deadline: Option<u64>,
     /// The first bytes of the next request have arrived.
@@ -49,41 +52,40 @@ pub async fn serve(local: Rc<Local>, sock: Socket, remote: Remote, listen: Rc<Li
         sock,
         recv: None,
         info,
+        has_begun: false,
         deadline: None,
         chunk: None,
     };
     let place = Place::new(&local);
     loop {
-        match Box::pin(work(Rc::clone(&local), &place, parked)).await {
+        match Box::pin(work(&place, parked)).await {
             Some(idle) => parked = idle,
             None => return,
         }
-        parked.chunk = parked_wait(&place, &mut parked.recv).await;
-        if parked.chunk.is_none() {
-            return;
+        match sleep(&place, &mut parked).await {
+            Some(chunk) => parked.chunk = Some(chunk),
+            None => return,
         }
     }
 }
 
-/// Waits, parked, for the next request. `None`: the connection is over.
-async fn parked_wait(place: &Place, recv: &mut Option<Recv>) -> Option<Chunk> {
-    place.local.begin_parked(place.slot);
-    let waiting = recv.as_mut()?;
-    let read = poll_fn(|cx| {
-        if let Poll::Ready(read) = Pin::new(&mut *waiting).poll(cx) {
-            return Poll::Ready(read.ok());
+/// The life of a parked connection: until something comes (what it is), or it has to close.
+async fn sleep(place: &Place, parked: &mut Parked) -> Option<Chunk> {
+    let mut recv = parked.recv.take()?;
+    let waiting = &place.local.waiting;
+    waiting.begin(place.slot, clock::now_ms(), true);
+    let came = poll_fn(|cx| {
+        if let Poll::Ready(came) = Pin::new(&mut recv).poll(cx) {
+            return Poll::Ready(came.ok());
         }
-        // A registered waker is called when the worker begins to drain.
-        place.local.should_park(place.slot, cx.waker());
-        if place.local.draining.get() {
-            return Poll::Ready(None);
+        match waiting.call(place.slot, cx.waker()) {
+            Call::Close => Poll::Ready(None),
+            Call::None | Call::Park => Poll::Pending,
         }
-        Poll::Pending
     })
     .await;
-    place.local.end_wait(place.slot);
-    *recv = None;
-    read.filter(|chunk| !chunk.is_empty())
+    waiting.end(place.slot);
+    came.filter(|chunk| !chunk.is_empty())
 }
 
 /// Counts the connection out however its task ends.
@@ -128,7 +130,10 @@ enum Next {
     /// The head is complete and parsed.
     Request,
     /// Nothing came for a while: give up the buffers.
-    Park,
+    Park {
+        /// Monotonic ms at which it is closed all the same.
+        until: u64,
+    },
     /// The connection is over.
     Close,
     /// Refused with this status; the connection closes after the answer.
@@ -136,21 +141,22 @@ enum Next {
 }
 
 /// The working life of a connection: requests until it is idle (parked) or over (`None`).
-async fn work(local: Rc<Local>, place: &Place, parked: Parked) -> Option<Parked> {
+async fn work(place: &Place, parked: Parked) -> Option<Parked> {
     let Parked {
         sock,
         recv,
         info,
+        has_begun,
         deadline,
         chunk,
     } = parked;
     let mut client = Client::new(sock, recv);
-    let mut ex = Exchange::new(local, *info);
+    let mut ex = Exchange::new(Rc::clone(&place.local), *info);
     let mut idle_deadline = deadline;
     if let Some(chunk) = chunk {
         client.input.extend_from_slice(&chunk);
     }
-    if ex.client.requests == 0 && !begin(&mut ex, &mut client).await {
+    if !has_begun && !begin(&mut ex, &mut client).await {
         return None;
     }
     loop {
@@ -161,7 +167,7 @@ async fn work(local: Rc<Local>, place: &Place, parked: Parked) -> Option<Parked>
                 let _ = client.flush().await;
                 return None;
             }
-            Next::Park => return park(ex, client),
+            Next::Park { until } => return park(ex, client, until),
             Next::Refuse(status) => {
                 refuse(&mut ex, &mut client, status).await;
                 return None;
@@ -185,28 +191,25 @@ impl Place {
     fn new(local: &Rc<Local>) -> Self {
         Place {
             local: Rc::clone(local),
-            slot: local.enter(),
+            slot: local.waiting.enter(),
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.local.leave(self.slot);
+        self.local.waiting.leave(self.slot);
     }
 }
 
-fn park(ex: Exchange, client: Client) -> Option<Parked> {
-    let timeout = keepalive_timeout(&ex);
-    let info = Box::new(ex.client);
+fn park(ex: Exchange, client: Client, until: u64) -> Option<Parked> {
     let (sock, recv) = client.into_parked().ok()?;
-    let deadline = clock::now_ms() + timeout.saturating_sub(1000);
-    sock.set_read_deadline(Some(deadline));
     Some(Parked {
         sock,
         recv: Some(recv),
-        info,
-        deadline: Some(deadline),
+        info: Box::new(ex.client),
+        has_begun: true,
+        deadline: Some(until),
         chunk: None,
     })
 }
@@ -281,7 +284,7 @@ async fn next_request(
         } else {
             "waiting for next request"
         };
-        match wait(ex, client, place, first).await {
+        match wait(ex, client, place, until).await {
             Next::Request => {}
             other => return other,
         }
@@ -295,16 +298,19 @@ async fn next_request(
 }
 
 /// Waits for the first bytes of a request; `Next::Request` when there are some.
-async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, first: bool) -> Next {
+async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, until: u64) -> Next {
+    let first = ex.client.requests == 0;
     client.listen();
     loop {
-        place.local.begin_wait(place.slot);
-        let next = wait_once(client, place, first).await;
-        place.local.end_wait(place.slot);
+        place
+            .local
+            .waiting
+            .begin(place.slot, clock::now_ms(), false);
+        let next = wait_once(client, place, first, until).await;
+        place.local.waiting.end(place.slot);
         match next {
-            Next::Park if place.local.draining.get() => return Next::Close,
             // What still sends must not park.
-            Next::Park if !client.sent() => {
+            Next::Park { .. } if !client.sent() => {
                 if client.flush().await.is_err() {
                     return Next::Close;
                 }
@@ -323,8 +329,8 @@ async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, first: bool
     }
 }
 
-/// Waits until there are bytes, the client has gone, or the sweep asks for the buffers.
-async fn wait_once(client: &mut Client, place: &Place, first: bool) -> Next {
+/// Waits until there are bytes, the client has gone, or the worker wants something else.
+async fn wait_once(client: &mut Client, place: &Place, first: bool, until: u64) -> Next {
     poll_fn(|cx| {
         if client.poll_gone(cx).is_ready() {
             return Poll::Ready(if client.input.is_empty() {
@@ -336,12 +342,14 @@ async fn wait_once(client: &mut Client, place: &Place, first: bool) -> Next {
         if !client.input.is_empty() {
             return Poll::Ready(Next::Request);
         }
-        // While draining, a connection that has just come is no idle one: its request is under way.
-        let fresh = first && place.local.draining.get();
-        if place.local.should_park(place.slot, cx.waker()) && !fresh {
-            return Poll::Ready(Next::Park);
+        match place.local.waiting.call(place.slot, cx.waker()) {
+            // While draining, a connection that has just come is no idle one: its request is
+            // under way.
+            Call::Close if first && place.local.draining.get() => Poll::Pending,
+            Call::Close => Poll::Ready(Next::Close),
+            Call::Park => Poll::Ready(Next::Park { until }),
+            Call::None => Poll::Pending,
         }
-        Poll::Pending
     })
     .await
 }

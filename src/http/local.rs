@@ -7,15 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
-use crate::base::clock;
 use crate::upstream::{DynamicGroups, IdlePool, Locals};
 
 use super::conf::HttpConf;
 use super::exchange::Generation;
 use super::proxy::connection::UpstreamConn;
+use super::waiting::Waiting;
+use crate::log_process;
+use crate::observe::Level;
 
-/// A connection idle for this long gives up its buffers and its future.
-const PARK_AFTER_MS: u64 = 1_000;
+/// Idle connections are closed when no more than this part of `worker_connections` is free (as
+/// nginx: one in sixteen) …
+const TIGHT_PART: usize = 16;
+/// … this many at once.
+const REUSED_AT_ONCE: usize = 32;
 
 /// Numbers that all workers count together.
 #[derive(Default)]
@@ -36,36 +41,26 @@ pub struct Local {
     /// For the `random` balancing method.
     pub rng: RefCell<fastrand::Rng>,
     /// Client connections that are open.
-    pub open: Cell<usize>,
+    open: Cell<usize>,
     /// Connections to upstreams that are in use or lie idle.
-    pub upstreams: Cell<usize>,
+    upstreams: Rc<Cell<usize>>,
     /// `worker_connections`.
     pub connections_max: Cell<usize>,
     /// The worker finishes what it has and takes nothing new.
     pub draining: Cell<bool>,
     shared: Arc<Shared>,
-    waiting: RefCell<Vec<Waiting>>,
-    free: RefCell<Vec<usize>>,
+    /// Client connections that wait for a request.
+    pub(super) waiting: Waiting,
     /// Woken when the last connection ends.
     drained: RefCell<Option<Waker>>,
 }
 
-/// One slot of the table of connections that may wait for a request.
-struct Waiting {
-    /// Monotonic ms since when the connection waits; 0 while it works.
-    since: Cell<u64>,
-    /// Wakes the connection's task so that it parks or, when draining, closes.
-    waker: RefCell<Option<Waker>>,
-    /// The sweep wants the connection to give up its buffers.
-    park: Cell<bool>,
-}
+/// A connection to an upstream, counted from before it stands until it is closed.
+pub struct Counted(Rc<Cell<usize>>);
 
-impl Waiting {
-    fn ask_to_park(&self) {
-        self.park.set(true);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -87,13 +82,12 @@ impl Local {
             dynamic: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             open: Cell::new(0),
-            upstreams: Cell::new(0),
+            upstreams: Rc::default(),
             drained: RefCell::new(None),
             connections_max: Cell::new(connections_max),
             draining: Cell::new(false),
             shared,
-            waiting: RefCell::new(Vec::new()),
-            free: RefCell::new(Vec::new()),
+            waiting: Waiting::default(),
         })
     }
 
@@ -112,66 +106,37 @@ impl Local {
         self.shared.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A place in the table of waiting connections. Give it back with [`Local::leave`].
-    pub fn enter(&self) -> usize {
-        if let Some(slot) = self.free.borrow_mut().pop() {
-            return slot;
+    /// Whether `worker_connections` leaves room for one more connection. Where it gets tight, idle
+    /// ones have to go, those to upstreams first: another is made when it is needed.
+    pub fn has_room(&self) -> bool {
+        let max = self.connections_max.get();
+        let in_use = || self.open.get() + self.upstreams.get() - self.waiting.leaving();
+        if in_use() + max / TIGHT_PART < max {
+            return true;
         }
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.push(Waiting {
-            since: Cell::new(0),
-            waker: RefCell::new(None),
-            park: Cell::new(false),
-        });
-        waiting.len() - 1
-    }
-
-    /// Gives a place back.
-    pub fn leave(&self, slot: usize) {
-        let waiting = self.waiting.borrow();
-        waiting[slot].since.set(0);
-        waiting[slot].waker.borrow_mut().take();
-        self.free.borrow_mut().push(slot);
-    }
-
-    /// The connection in this place begins to wait for a request.
-    pub fn begin_wait(&self, slot: usize) {
-        let waiting = self.waiting.borrow();
-        waiting[slot].since.set(clock::now_ms());
-        waiting[slot].park.set(false);
-    }
-
-    /// The connection in this place waits parked: there is nothing more it could give up.
-    pub fn begin_parked(&self, slot: usize) {
-        self.begin_wait(slot);
-        self.waiting.borrow()[slot].park.set(true);
-    }
-
-    /// The connection in this place works again.
-    pub fn end_wait(&self, slot: usize) {
-        self.waiting.borrow()[slot].since.set(0);
-    }
-
-    /// Whether the connection in this place has waited long enough to be parked. Remembers the
-    /// waker of the task that asks.
-    pub fn should_park(&self, slot: usize, waker: &Waker) -> bool {
-        let waiting = self.waiting.borrow();
-        let place = &waiting[slot];
-        let mut kept = place.waker.borrow_mut();
-        if !kept.as_ref().is_some_and(|k| k.will_wake(waker)) {
-            *kept = Some(waker.clone());
+        self.idle.borrow_mut().clear();
+        if in_use() + max / TIGHT_PART >= max && self.waiting.close_oldest(REUSED_AT_ONCE) > 0 {
+            log_process!(
+                Level::Warn,
+                "{max} worker_connections are not enough, reusing connections"
+            );
         }
-        place.park.get()
+        in_use() < max
+    }
+
+    /// Counts a connection to an upstream that is about to be made; `None` if there is no room.
+    pub fn count_upstream(&self) -> Option<Counted> {
+        if !self.has_room() {
+            return None;
+        }
+        self.upstreams.set(self.upstreams.get() + 1);
+        Some(Counted(Rc::clone(&self.upstreams)))
     }
 
     /// From now on connections close as soon as they are idle.
     pub fn drain(&self) {
         self.draining.set(true);
-        for place in self.waiting.borrow().iter() {
-            if place.since.get() != 0 {
-                place.ask_to_park();
-            }
-        }
+        self.waiting.close_oldest(usize::MAX);
         self.idle.borrow_mut().clear();
     }
 
@@ -199,14 +164,10 @@ impl Local {
 
     /// Called several times a second by the worker's sweep.
     pub fn sweep(&self, now: u64) {
-        let draining = self.draining.get();
-        for place in self.waiting.borrow().iter() {
-            let since = place.since.get();
-            let due = since != 0 && (draining || now.saturating_sub(since) >= PARK_AFTER_MS);
-            if due && !place.park.get() {
-                place.ask_to_park();
-            }
+        if self.draining.get() {
+            self.waiting.close_oldest(usize::MAX);
         }
+        self.waiting.sweep(now);
         self.idle.borrow_mut().sweep(now);
     }
 }

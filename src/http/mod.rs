@@ -23,3 +23,4 @@ pub mod status;
 pub mod token;
 pub mod uri;
 pub mod variables;
+mod waiting;

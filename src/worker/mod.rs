@@ -179,8 +179,7 @@ async fn accept(mut listener: Listener, addr: Rc<ListenAddr>, local: Rc<Local>, 
 
 /// Starts serving a connection, unless there are too many.
 fn admit(local: &Rc<Local>, addr: &Rc<ListenAddr>, sock: Socket, peer: Addr) {
-    let in_use = local.open.get() + local.upstreams.get();
-    if in_use >= local.connections_max.get() {
+    if !local.has_room() {
         log_process!(
             Level::Alert,
             "{} worker_connections are not enough",

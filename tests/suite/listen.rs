@@ -282,3 +282,74 @@ fn worker_connections_are_a_limit() {
         sent.is_ok() && c.try_response("GET").is_ok_and(|r| r.status == 200)
     });
 }
+
+#[test]
+fn idle_connections_make_room_for_new_ones() {
+    let conf = r#"
+        events { worker_connections 16; }
+        http { %%HTTP%% server { listen 127.0.0.1:%%P0%%; location / { return 200 x; } } }
+    "#;
+    let mut s = full(conf, &[]);
+    s.expect_alerts();
+    // Three times as many as fit, each idle once it was served: all get their answer.
+    let many: Vec<Conn> = (0..48)
+        .map(|n| {
+            let mut c = s.connect();
+            c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(c.response().status, 200, "{n}");
+            c
+        })
+        .collect();
+    s.wait_for_text(
+        "error.log",
+        "16 worker_connections are not enough, reusing connections",
+    );
+    drop(many);
+}
+
+#[test]
+fn connections_to_upstreams_count() {
+    let b = Backend::silent();
+    let conf = r#"
+        events { worker_connections 16; }
+        http {
+            %%HTTP%%
+            server { listen 127.0.0.1:%%P0%%; location / { proxy_pass http://127.0.0.1:%%B0%%; } }
+        }
+    "#;
+    let mut s = full(conf, &[&b]);
+    s.expect_alerts();
+    let mut busy: Vec<Conn> = (0..15)
+        .map(|_| {
+            let mut c = s.connect();
+            c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            c
+        })
+        .collect();
+    s.wait_for_text(
+        "error.log",
+        "16 worker_connections are not enough while connecting to upstream",
+    );
+    // Those that found no room have their answer; the others wait for theirs.
+    let mut refused = 0;
+    for c in &mut busy {
+        c.set_read_timeout(std::time::Duration::from_millis(20));
+        if let Ok(r) = c.try_response("GET") {
+            assert_eq!(r.status, 500);
+            refused += 1;
+        }
+    }
+    assert!((1..15).contains(&refused), "{refused}");
+    assert!(b.connections() <= 8, "{}", b.connections());
+}
+
+#[test]
+fn a_late_request_behind_the_proxy_protocol() {
+    let s = http(PROXIED, &[]);
+    let mut c = s.connect();
+    c.send("PROXY TCP4 192.0.2.1 192.0.2.2 1234 5678\r\n");
+    // Longer than a connection keeps its buffers while nothing comes.
+    std::thread::sleep(std::time::Duration::from_millis(1700));
+    let text = c.send(GET).response().text();
+    assert_eq!(text, "192.0.2.1 1234 192.0.2.2 5678 127.0.0.1");
+}

@@ -70,6 +70,8 @@ pub enum Failed {
     Upstream(Failure),
     /// The client failed: its body (if told), or its connection.
     Client(Option<BodyError>),
+    /// This worker has as many connections as it may.
+    NoRoom,
 }
 
 /// Runs the attempt.
@@ -135,6 +137,14 @@ async fn connection(
             return Ok((kept, true));
         }
     }
+    let Some(counted) = ex.local.count_upstream() else {
+        let max = ex.local.connections_max.get();
+        ex.log(
+            Level::Alert,
+            format_args!("{max} worker_connections are not enough while {}", ex.doing),
+        );
+        return Err(Failed::NoRoom);
+    };
     let options = connect_options(ex, conf)?;
     let addr = match &peer.conf.addr {
         PeerAddr::Inet(addr) => Addr::from(*addr),
@@ -172,7 +182,7 @@ async fn connection(
         state.connect_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
     }
     // Boxed, since it goes from hand to hand.
-    let conn = Box::new(UpstreamConn::new(sock));
+    let conn = Box::new(UpstreamConn::new(sock, counted));
     Ok((
         Kept::new(conn, &peer.state, target.pass.tag, clock::now_ms()),
         false,

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::base::clock;
+use crate::http::local::Counted;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
 use crate::upstream::Idle;
 
@@ -20,17 +21,19 @@ pub struct UpstreamConn {
     sending: Option<Send<Vec<u8>>>,
     /// A read that ended while the request was still being sent.
     early: Option<io::Result<Chunk>>,
+    _counted: Counted,
 }
 
 impl UpstreamConn {
     /// Wraps a connected socket and starts the first read.
-    pub fn new(sock: Socket) -> Self {
+    pub fn new(sock: Socket, counted: Counted) -> Self {
         let recv = Some(sock.recv(Expect::Later, Class::Small));
         UpstreamConn {
             sock,
             recv,
             sending: None,
             early: None,
+            _counted: counted,
         }
     }
 

@@ -237,6 +237,11 @@ impl Tries {
         match attempt::run(ex, client, conf, target, body).await {
             Ok(answer) => self.answered(ex, client, conf, pick, answer).await,
             Err(Failed::Upstream(failure)) => self.failed(ex, pick, failure),
+            Err(Failed::NoRoom) => {
+                finish_state(ex);
+                self.release(ex, pick, upstream::Outcome::NotCounted);
+                Step::Done(Outcome::Answer(Reply::status(500)))
+            }
             Err(Failed::Client(error)) => {
                 self.release(ex, pick, upstream::Outcome::NotCounted);
                 Step::Done(client_failed(ex, client, error))
