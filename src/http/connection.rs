@@ -589,7 +589,7 @@ async fn after(ex: &mut Exchange, client: &mut Client, finish: Finish) -> bool {
                 .reset_timedout_connection
                 && (client.sock.timed_out() || ex.response.status == 444)
             {
-                client.sock.reset_on_close();
+                client.sock.reset();
             }
             return false;
         }

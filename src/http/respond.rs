@@ -100,7 +100,7 @@ impl Output {
             ex.response.status = status;
             ex.response.reason = None;
         }
-        let bodiless = ex.request.is_head() || matches!(ex.response.status, 204 | 304);
+        let bodiless = ex.request.is_head() || matches!(ex.response.status, 101 | 204 | 304);
         if !ex.response.carried.is_empty() {
             ex.response.add_carried();
         }
@@ -281,6 +281,10 @@ impl Output {
         if !whole {
             ex.keepalive = false;
             let _ = self.flush(client).await;
+            if self.framing == Framing::Close {
+                // An orderly end would say that this was all.
+                client.sock.reset();
+            }
             return Finish::Truncated;
         }
         ex.response.complete = true;

@@ -116,10 +116,19 @@ impl Socket {
         self.slot().others() != 0
     }
 
-    /// Close with a reset instead of an orderly end, and without what is still to be sent.
-    pub fn reset_on_close(&self) {
-        // That it cannot be set (unix sockets) makes the end an orderly one, which is as good.
-        let _ = self.options().set_linger(Some(std::time::Duration::ZERO));
+    /// Ends the connection now and with a reset, without what is still to be sent. What is under
+    /// way on it fails.
+    ///
+    /// (`SO_LINGER` would not do: closing while a receive waits takes a `shutdown(2)`, after which
+    /// the peer sees an orderly end before the reset.)
+    pub fn reset(&self) {
+        // SAFETY: an all-zero address is a valid one, of the family AF_UNSPEC.
+        let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+        let length = size_of_val(&nobody) as libc::socklen_t;
+        // Connecting to nobody is disconnecting. That unix sockets cannot be makes their end an
+        // orderly one, which is as good.
+        // SAFETY: the address is valid for its length.
+        unsafe { libc::connect(self.raw_fd(), &raw const nobody, length) };
     }
 
     /// Sends small segments without delay, or not. Sockets of [`super::Listener`] and

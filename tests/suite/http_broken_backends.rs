@@ -231,6 +231,24 @@ fn chunks_without_an_end() {
 }
 
 #[test]
+fn a_client_without_chunks_sees_the_cut_too() {
+    use std::io::{Read, Write};
+    if skip_on_nginx("it ends such a response as if it were whole") {
+        return;
+    }
+    let b = Backend::bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let s = before(&b);
+    for path in ["/", "/off"] {
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", s.port(0))).unwrap();
+        let request = format!("GET {path} HTTP/1.0\r\nHost: a\r\n\r\n");
+        client.write_all(request.as_bytes()).unwrap();
+        let end = client.read_to_end(&mut Vec::new());
+        let kind = end.map_err(|error| error.kind());
+        assert_eq!(kind, Err(std::io::ErrorKind::ConnectionReset), "{path}");
+    }
+}
+
+#[test]
 fn bad_chunks() {
     for bad in [
         "5\r\nshort\r\nxyz\r\n",

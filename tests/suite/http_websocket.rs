@@ -116,8 +116,29 @@ fn the_head_of_a_101() {
             .as_deref(),
         Some("upgrade")
     );
+    // RFC 9112, 6.1: what follows is no body.
+    for name in ["transfer-encoding", "content-length"] {
+        assert_eq!(r.header(name), None, "{name}");
+    }
     // Bytes that came with the head are the tunnel's first.
     assert_eq!(c.take(5), b"hello");
+}
+
+#[test]
+fn the_log_knows_how_long_a_tunnel_lasted() {
+    let b = upgrading(|mut conn| conn.drain());
+    let conf = format!(
+        "log_format took $upstream_response_time; access_log %%DIR%%/took.log took;\n{IDIOM}"
+    );
+    let s = http(&conf, &[&b]);
+    let mut c = s.connect();
+    c.send(UPGRADE);
+    assert_eq!(c.response().status, 101);
+    // The tunnel's life.
+    std::thread::sleep(Duration::from_millis(200));
+    drop(c);
+    let took: f64 = s.lines("took.log", 1)[0].parse().unwrap();
+    assert!(took >= 0.19, "{took}");
 }
 
 #[test]

@@ -280,6 +280,7 @@ impl Tries {
             }
         }
         if answer.is_whole()
+            && status != 101
             && let Some(state) = ex.upstream.last_mut()
         {
             state.response_ms = state.header_ms;

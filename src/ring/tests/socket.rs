@@ -318,3 +318,17 @@ fn connecting_binds_where_it_is_told() {
         assert!(client.options().tcp_nodelay().unwrap());
     });
 }
+
+#[test]
+fn a_reset_is_one_although_a_receive_waits() {
+    run(async {
+        let (ours, theirs) = tcp_pair().await;
+        let waiting = ours.recv(Expect::Later, Class::Small);
+        yield_now().await;
+        ours.reset();
+        assert!(waiting.await.is_err());
+        drop(ours);
+        let seen = theirs.recv(Expect::Now, Class::Small).await;
+        assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    });
+}

@@ -80,7 +80,7 @@ fn errors_name_their_side() {
         // The source is reset.
         let (source, from) = tcp_pair().await;
         let (to, _sink) = pair();
-        source.reset_on_close();
+        source.reset();
         drop(source);
         let error = splice_body(&from, &to, 100, LIMITS, |_| ())
             .await
