@@ -23,7 +23,6 @@ use super::modules::core::Lingering;
 use super::modules::log;
 use super::phases::{self, Finish};
 use super::route;
-use super::token::Token;
 use super::uri;
 use super::waiting::Call;
 
@@ -472,7 +471,8 @@ fn accept_head(ex: &mut Exchange) -> Result<(), u16> {
         host.write_name(&request.buf, &mut request.host);
     }
     route::choose_server(ex);
-    ex.keepalive = wants_keepalive(ex);
+    // What the location says to it is asked when there is an answer.
+    ex.keepalive = ex.request.options.persistent(ex.request.head.version);
     // A tunnel to anywhere, and an echo of what the client cannot see of its own request.
     if matches!(ex.request.head.method, Method::Connect | Method::Trace) {
         let method = String::from_utf8_lossy(ex.request.method()).into_owned();
@@ -535,34 +535,6 @@ fn set_uri(ex: &mut Exchange, path: Option<Range32>) -> Result<(), u16> {
             Err(400)
         }
     }
-}
-
-fn wants_keepalive(ex: &Exchange) -> bool {
-    let core = &ex.generation.location(ex.location).core;
-    let head = &ex.request.head;
-    let asked = ex.request.options.persistent(head.version);
-    let age_ms = ex.request.started_at.saturating_sub(ex.client.accepted_at);
-    asked
-        && core.keepalive_timeout_ms > 0
-        && ex.client.requests < core.keepalive_requests
-        && age_ms <= core.keepalive_time_ms
-        && !ex.local.draining.get()
-        && !disabled_for_browser(ex)
-}
-
-fn disabled_for_browser(ex: &Exchange) -> bool {
-    let core = &ex.generation.location(ex.location).core;
-    if ex.request.method() != b"POST"
-        || !(core.keepalive_disable_msie6 || core.keepalive_disable_safari)
-    {
-        return false;
-    }
-    let Some(agent) = ex.request.field(Token::UserAgent) else {
-        return false;
-    };
-    let has = |what: &str| memchr::memmem::find(agent, what.as_bytes()).is_some();
-    (core.keepalive_disable_msie6 && (has("MSIE 5.") || has("MSIE 6.")) && !has("Opera"))
-        || (core.keepalive_disable_safari && has("Safari/") && has("Mac OS X") && !has("Chrome/"))
 }
 
 /// Answers a request that is not served, and closes.

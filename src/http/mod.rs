@@ -10,6 +10,7 @@ pub mod conf;
 pub mod connection;
 pub mod exchange;
 pub mod h1;
+mod keepalive;
 pub mod local;
 pub mod message;
 pub mod modules;

@@ -10,6 +10,7 @@ use crate::ring::Chunk;
 use super::client::Client;
 use super::exchange::Exchange;
 use super::h1::{chunked, encode};
+use super::keepalive;
 use super::message::Version;
 use super::modules::core::Lingering;
 use super::modules::{gzip, headers, statics};
@@ -110,7 +111,8 @@ impl Output {
         let filter = gzip::header_filter(ex, &location.gzip, bodiless);
         let framing = choose_framing(ex, bodiless, location.core.chunked_transfer_encoding);
         // A shutdown that began meanwhile ends the connection after this answer.
-        if framing == Framing::Close || ex.local.draining.get() {
+        let may_go_on = framing != Framing::Close && !ex.local.draining.get();
+        if ex.keepalive && !(may_go_on && keepalive::is_allowed(ex, &location.core)) {
             ex.keepalive = false;
         }
         ex.response.chunked = framing == Framing::Chunked;

@@ -299,6 +299,45 @@ fn expect_continue() {
 }
 
 #[test]
+fn keepalive_is_what_the_location_says() {
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location / { return 200; }
+            location /none { keepalive_timeout 0; return 200; }
+            location /one { keepalive_requests 1; return 200; }
+            location /safari { keepalive_disable safari; return 200; }
+            location /any { keepalive_disable none; return 200; }
+        }
+    "#,
+        &[],
+    );
+    let ask = |line: &str, agent: &str| {
+        let mut c = s.connect();
+        c.send(format!(
+            "{line} HTTP/1.1\r\nHost: a\r\nUser-Agent: {agent}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        let r = c.response();
+        let connection = r.header("connection").map(str::to_owned);
+        if connection.as_deref() == Some("close") {
+            c.assert_closed();
+        }
+        connection.unwrap_or_default()
+    };
+    assert_eq!(ask("GET /", "x"), "keep-alive");
+    assert_eq!(ask("GET /none", "x"), "close");
+    assert_eq!(ask("GET /one", "x"), "close");
+    let msie = "Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.0)";
+    assert_eq!(ask("GET /", msie), "keep-alive");
+    assert_eq!(ask("POST /", msie), "close");
+    assert_eq!(ask("POST /any", msie), "keep-alive");
+    let safari = "Mozilla/5.0 (Macintosh; Mac OS X) AppleWebKit/5 (KHTML, like Gecko) Safari/5";
+    assert_eq!(ask("GET /", safari), "keep-alive");
+    assert_eq!(ask("GET /safari", safari), "close");
+}
+
+#[test]
 fn keepalive_requests() {
     let s = http(
         r#"
