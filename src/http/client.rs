@@ -18,7 +18,8 @@ const INPUT_MAX: usize = 64 << 10;
 /// Buffers above this are not kept for the next request.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
-/// One client connection's socket and buffers.
+/// One client connection's socket and buffers: 208 bytes, and three buffers that grow to what
+/// the largest request and response so far needed, 64 KiB at most. None while it is parked.
 pub struct Client {
     /// The connection.
     pub sock: Socket,

@@ -423,7 +423,8 @@ impl UpstreamState {
     }
 }
 
-/// One request and its response.
+/// One request and its response: 1.1 KiB and the buffers, some hundred bytes each for usual
+/// requests. A connection that is idle for long has none.
 pub struct Exchange {
     /// The worker this exchange runs on.
     pub local: Rc<Local>,

@@ -235,7 +235,10 @@ impl Tries {
             repeatable: self.terms.may_repeat(),
         };
         match attempt::run(ex, client, conf, target, body).await {
-            Ok(answer) => self.answered(ex, client, conf, pick, answer).await,
+            Ok(answer) => {
+                let mut slot = Some(answer);
+                self.answered(ex, client, conf, pick, &mut slot).await
+            }
             Err(Failed::Upstream(failure)) => self.failed(ex, pick, failure),
             Err(Failed::NoRoom) => {
                 finish_state(ex);
@@ -249,14 +252,15 @@ impl Tries {
         }
     }
 
-    /// A response with a sound head is there.
+    /// A response with a sound head is there. It is large, and handed down by reference so that
+    /// it is not in each of the futures that work on it.
     async fn answered(
         &mut self,
         ex: &mut Exchange,
         client: &mut Client,
         conf: &Conf,
         pick: Pick,
-        answer: Answer,
+        slot: &mut Option<Answer>,
     ) -> Step {
         let status = ex.response.upstream.status;
         if let Some(state) = ex.upstream.last_mut() {
@@ -266,7 +270,7 @@ impl Tries {
         if named {
             let failure = Failure {
                 cause: Cause::Status(status),
-                reused: answer.reused,
+                reused: slot.as_ref().is_some_and(|answer| answer.reused),
                 answer_begun: true,
                 request_sent: true,
                 level: Level::Error,
@@ -274,18 +278,19 @@ impl Tries {
             let left = self.tries_left();
             let elapsed = clock::now_ms() - self.started_ms;
             if let Decision::Next { blame } = retry::decide(&self.terms, &failure, left, elapsed) {
+                *slot = None;
                 finish_state(ex);
                 self.release(ex, pick, outcome_of(blame));
                 return Step::Again;
             }
         }
-        if answer.is_whole()
+        if slot.as_ref().is_some_and(Answer::is_whole)
             && status != 101
             && let Some(state) = ex.upstream.last_mut()
         {
             state.response_ms = state.header_ms;
         }
-        let outcome = deliver(ex, client, conf, answer, &self.group).await;
+        let outcome = deliver(ex, client, conf, slot, &self.group).await;
         finish_state(ex);
         let blame = named && !matches!(status, 403 | 404);
         self.release(ex, pick, outcome_of(blame));
@@ -430,16 +435,21 @@ async fn deliver(
     ex: &mut Exchange,
     client: &mut Client,
     conf: &Conf,
-    answer: Answer,
+    slot: &mut Option<Answer>,
     group: &Arc<Group>,
 ) -> Outcome {
     if ex.response.upstream.status == 101 {
         head::take_response(ex, conf);
-        return Outcome::Finished(tunnel::run(ex, client, answer, conf).await);
+        let Some(answer) = slot.take() else {
+            return Outcome::Finished(Finish::Truncated);
+        };
+        // Boxed, so that only tunnels pay for what a tunnel needs.
+        let tunnel = Box::pin(tunnel::run(ex, client, answer, conf));
+        return Outcome::Finished(tunnel.await);
     }
     accel_settings(ex, conf);
     if let Some(outcome) = accel_redirect(ex, conf) {
-        relay::give_back(ex, client, answer, group, true);
+        relay::give_back(ex, client, slot, group, true);
         return outcome;
     }
     let status = ex.response.upstream.status;
@@ -447,11 +457,11 @@ async fn deliver(
         if status == 401 {
             ex.response.carry(TokenSet::of(&[Token::WwwAuthenticate]));
         }
-        relay::give_back(ex, client, answer, group, true);
+        relay::give_back(ex, client, slot, group, true);
         return Outcome::Answer(Reply::status(status));
     }
     head::take_response(ex, conf);
-    Outcome::Finished(relay::run(ex, client, conf, answer, group).await)
+    Outcome::Finished(relay::run(ex, client, conf, slot, group).await)
 }
 
 /// Fields that an answer with `X-Accel-Redirect` gives to the one that it leads to.

@@ -40,14 +40,18 @@ enum End {
     ClientGone,
 }
 
-/// Sends `ex.response` with its body, then keeps or closes the peer's connection.
+/// Sends `ex.response` with its body, then keeps or closes the peer's connection, which leaves
+/// nothing in `slot`.
 pub async fn run(
     ex: &mut Exchange,
     client: &mut Client,
     conf: &Conf,
-    mut answer: Answer,
+    slot: &mut Option<Answer>,
     group: &Arc<Group>,
 ) -> Finish {
+    let Some(answer) = slot else {
+        return Finish::Truncated;
+    };
     ex.doing = "reading upstream";
     ex.response.content_length = announced_length(ex, answer.framing);
     let Ok(mut output) = Output::start(ex, client).await else {
@@ -56,18 +60,18 @@ pub async fn run(
     let body = answer.rest.clone();
     let mut source = Source {
         conf,
-        answer: &mut answer,
+        answer,
         rate: rate::Limit::of_upstream(ex, conf),
     };
     let end = source.relay(ex, client, &mut output, body).await;
     match end {
         End::Complete => {
-            give_back(ex, client, answer, group, false);
+            give_back(ex, client, slot, group, false);
             ex.doing = "sending to client";
             output.finish(ex, client, true).await
         }
         End::Broken => {
-            drop(answer);
+            *slot = None;
             output.finish(ex, client, false).await
         }
         End::ClientGone => {
@@ -93,17 +97,20 @@ fn announced_length(ex: &Exchange, framing: Framing) -> Option<u64> {
 pub fn give_back(
     ex: &mut Exchange,
     client: &mut Client,
-    answer: Answer,
+    slot: &mut Option<Answer>,
     group: &Arc<Group>,
     unread: bool,
 ) {
-    let Answer {
+    let Some(Answer {
         mut kept,
         framing,
         rest,
         keepalive,
         ..
-    } = answer;
+    }) = slot.take()
+    else {
+        return;
+    };
     if let Some(buffer) = kept.conn.take_sent() {
         client.keep_upstream_out(buffer);
     }
