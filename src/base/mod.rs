@@ -4,5 +4,6 @@ pub mod capability;
 pub mod clock;
 pub mod hash;
 pub mod listen;
+pub mod memory;
 pub mod proxy_protocol;
 pub mod regex;

@@ -83,13 +83,16 @@ impl Future for Connection {
         let waiting = &this.place.local.waiting;
         loop {
             match &mut this.stage {
-                Stage::Working(work) => match ready!(work.as_mut().poll(cx)) {
-                    Some(idle) => {
-                        this.stage = Stage::Parked(idle);
-                        waiting.begin(this.place.slot, clock::now_ms(), true);
-                    }
-                    None => this.stage = Stage::Over,
-                },
+                Stage::Working(work) => {
+                    this.stage = match ready!(work.as_mut().poll(cx)) {
+                        Some(idle) => {
+                            waiting.begin(this.place.slot, clock::now_ms(), true);
+                            Stage::Parked(idle)
+                        }
+                        None => Stage::Over,
+                    };
+                    this.place.local.freed();
+                }
                 Stage::Parked(parked) => {
                     let came = ready!(poll_parked(&this.place, parked, cx));
                     waiting.end(this.place.slot);

@@ -7,20 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
+use crate::base::memory;
+use crate::log_process;
+use crate::observe::Level;
 use crate::upstream::{DynamicGroups, IdlePool, Locals};
 
 use super::conf::HttpConf;
 use super::exchange::Generation;
 use super::proxy::connection::UpstreamConn;
 use super::waiting::Waiting;
-use crate::log_process;
-use crate::observe::Level;
 
 /// Idle connections are closed when no more than this part of `worker_connections` is free (as
 /// nginx: one in sixteen) …
 const TIGHT_PART: usize = 16;
 /// … this many at once.
 const REUSED_AT_ONCE: usize = 32;
+
+/// The memory of so many connections is worth giving back to the system …
+const FREED_MIN: usize = 64;
+/// … once in this time at most.
+const COLLECT_EVERY_MS: u64 = 2_000;
 
 /// Numbers that all workers count together.
 #[derive(Default)]
@@ -51,6 +57,9 @@ pub struct Local {
     shared: Arc<Shared>,
     /// Client connections that wait for a request.
     pub(super) waiting: Waiting,
+    /// Connections parked or closed since memory was last given back, and when that was.
+    freed: Cell<usize>,
+    collected_ms: Cell<u64>,
     /// Woken when the last connection ends.
     drained: RefCell<Option<Waker>>,
 }
@@ -88,6 +97,8 @@ impl Local {
             draining: Cell::new(false),
             shared,
             waiting: Waiting::default(),
+            freed: Cell::new(0),
+            collected_ms: Cell::new(0),
         })
     }
 
@@ -169,5 +180,15 @@ impl Local {
         }
         self.waiting.sweep(now);
         self.idle.borrow_mut().sweep(now);
+        if self.freed.get() >= FREED_MIN && now >= self.collected_ms.get() + COLLECT_EVERY_MS {
+            self.freed.set(0);
+            self.collected_ms.set(now);
+            memory::collect();
+        }
+    }
+
+    /// A connection has freed what it needed to work.
+    pub fn freed(&self) {
+        self.freed.set(self.freed.get() + 1);
     }
 }
