@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::gateway::LoadOptions;
 use crate::master::{self, Origin, SpawnWorker, Start};
-use crate::observe::error_log::TargetSpec;
+use crate::observe::error_log::{TargetSpec, echo_to_stderr};
 
 /// The largest request head an application server reads.
 const HEAD_MAX: usize = 64 << 10;
@@ -75,6 +75,8 @@ impl Demo {
             lenient: false,
         };
         self.introduce(&path);
+        // A start that fails takes its error.log with it.
+        echo_to_stderr(true);
         let terminal = Terminal::read_keys();
         if terminal.is_some() {
             let backends = self.backends.clone();

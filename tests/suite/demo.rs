@@ -50,6 +50,24 @@ fn end(mut running: Running, signal: i32) {
 }
 
 #[test]
+fn a_demo_that_cannot_start_says_why() {
+    if skip_on_nginx("it has no demo") {
+        return;
+    }
+    let taken = Backend::fixed("x");
+    let listen = format!("127.0.0.1:{}", taken.port);
+    let output = Command::new(binary())
+        .args(["demo", "--listen", &listen])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let message = format!("bind() to {listen} failed (98: Address already in use)");
+    assert!(told.contains(&message), "{told}");
+}
+
+#[test]
 fn the_servers_of_the_demo_take_turns() {
     if skip_on_nginx("it has no demo") {
         return;
