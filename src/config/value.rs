@@ -83,14 +83,9 @@ pub fn invalid_value(node: &Node) -> ConfigError {
     ConfigError::directive(node.span(), "invalid value")
 }
 
-/// `invalid value "y" in "x" directive`.
-pub fn invalid_word(word: &Word, directive: &Node) -> ConfigError {
-    let message = format!(
-        "invalid value \"{}\" in \"{}\" directive",
-        word.text(),
-        directive.name()
-    );
-    ConfigError::at(word.span, message)
+/// `invalid value "y"`.
+pub fn invalid_word(word: &Word) -> ConfigError {
+    ConfigError::at(word.span, format!("invalid value \"{}\"", word.text()))
 }
 
 /// `invalid parameter "y"`.

@@ -174,6 +174,24 @@ fn values() {
         "listen 80 nonsense;",
         "invalid parameter \"nonsense\" in FILE:1",
     );
+    c.server_fails(
+        "listen 80 backlog=x;",
+        "invalid backlog \"backlog=x\" in FILE:1",
+    );
+    c.server_fails(
+        "listen 80 rcvbuf=x;",
+        "invalid rcvbuf \"rcvbuf=x\" in FILE:1",
+    );
+    c.server_fails(
+        "server_name *a.b;",
+        "server name \"*a.b\" is invalid in FILE:1",
+    );
+    c.server_fails("server_name .;", "server name \".\" is invalid in FILE:1");
+    c.http_fails("keepalive_disable foo;", "invalid value \"foo\" in FILE:1");
+    c.server_fails(
+        "limit_rate x;",
+        "\"limit_rate\" directive invalid value in FILE:1",
+    );
     c.server_fails("return abc;", "invalid return code \"abc\" in FILE:1");
     c.server_fails(
         "error_page 200 /x;",

@@ -461,9 +461,6 @@ impl Raw {
             .keepalive_timeout
             .unwrap_or((Duration::from_secs(75), None));
         let (msie6, safari) = self.keepalive_disable.unwrap_or((true, false));
-        let template = |c: &mut Compiler, word: &Option<Word>| {
-            word.as_ref().map(|w| c.template(w)).transpose()
-        };
         let error_log = match &self.error_log {
             Some(specs) => ErrorLog::open(specs).map_err(ConfigError::bare)?,
             None => c.error_log.clone(),
@@ -500,8 +497,8 @@ impl Raw {
             },
             types: self.types.clone().unwrap_or_default(),
             internal: self.internal,
-            limit_rate: template(c, &self.limit_rate)?,
-            limit_rate_after: template(c, &self.limit_rate_after)?,
+            limit_rate: rate(c, "limit_rate", &self.limit_rate)?,
+            limit_rate_after: rate(c, "limit_rate_after", &self.limit_rate_after)?,
             absolute_redirect: self.absolute_redirect.unwrap_or(true),
             server_name_in_redirect: self.server_name_in_redirect.unwrap_or(false),
             port_in_redirect: self.port_in_redirect.unwrap_or(true),
@@ -513,6 +510,18 @@ impl Raw {
             resolver: resolver.compile(c)?,
         })
     }
+}
+
+/// A size that may hold variables; without them it must be one.
+fn rate(c: &mut Compiler, name: &str, word: &Option<Word>) -> Result<Option<Template<Exchange>>> {
+    let Some(word) = word else { return Ok(None) };
+    let template = c.template(word)?;
+    let is_size = |text: &[u8]| value::parse_size(text).is_some();
+    if template.as_constant().is_some_and(|text| !is_size(text)) {
+        let message = format!("\"{name}\" directive invalid value");
+        return Err(ConfigError::at(word.span, message));
+    }
+    Ok(Some(template))
 }
 
 /// A duration in ms, or the default.
@@ -558,7 +567,7 @@ fn set_keepalive_disable(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<(
             b"none" => (msie6, safari) = (false, false),
             b"msie6" => msie6 = true,
             b"safari" => safari = true,
-            _ => return Err(value::invalid_word(word, node)),
+            _ => return Err(value::invalid_word(word)),
         }
     }
     value::once(&mut s.core.keepalive_disable, (msie6, safari), node)

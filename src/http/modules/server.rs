@@ -171,7 +171,7 @@ impl Building {
                 }
                 match names.insert(&word.bytes, id) {
                     Ok(()) => {}
-                    Err(NameError::Conflict) if is_alone => {}
+                    Err(_) if is_alone => {}
                     Err(NameError::Conflict) => {
                         let message = format!(
                             "conflicting server name \"{}\" on {}, ignored",
@@ -231,6 +231,17 @@ fn read_server(reader: &mut Reader, http: &mut Scope, node: &Node) -> Result<()>
 }
 
 fn set_server_name(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    for word in node.args() {
+        let is_invalid = match &*word.bytes {
+            b"." => true,
+            [b'*', rest @ ..] => rest.len() < 2 || rest[0] != b'.',
+            _ => false,
+        };
+        if is_invalid {
+            let message = format!("server name \"{}\" is invalid", word.text());
+            return Err(ConfigError::at(word.span, message));
+        }
+    }
     s.server.names.extend(node.args().iter().cloned());
     Ok(())
 }
@@ -287,7 +298,8 @@ fn check_nesting(parent: &Scope, kind: LocationKind, name: &Word, node: &Node) -
             .name
             .as_ref()
             .is_some_and(|n| n.bytes == name.bytes);
-        same_name && kind != LocationKind::Regex && other.place.kind == Some(kind)
+        let may_repeat = matches!(kind, LocationKind::Regex | LocationKind::Named);
+        same_name && !may_repeat && other.place.kind == Some(kind)
     });
     if duplicate {
         return error(format!("duplicate location \"{text}\""));
@@ -351,22 +363,20 @@ fn set_listen(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
 fn set_parameter(raw: &mut RawListen, word: &Word) -> Result<()> {
     let text = word.text();
     let invalid = || ConfigError::at(word.span, format!("invalid parameter \"{text}\""));
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
+    let (name, given) = match text.split_once('=') {
+        Some((name, given)) => (name, Some(given)),
         None => (&*text, None),
     };
-    let number = |what: &str| {
-        value
-            .and_then(|v| v.parse::<i32>().ok())
-            .filter(|n| *n > 0)
-            .ok_or_else(|| {
-                ConfigError::at(
-                    word.span,
-                    format!("invalid {what} \"{}\"", value.unwrap_or("")),
-                )
-            })
+    let bad = || ConfigError::at(word.span, format!("invalid {name} \"{text}\""));
+    let number = || {
+        let number = given.and_then(|v| v.parse::<i32>().ok());
+        number.filter(|n| *n > 0).ok_or_else(bad)
     };
-    match (name, value) {
+    let bytes = || {
+        let bytes = given.and_then(|v| value::parse_size(v.as_bytes()));
+        bytes.map(|n| n as usize).ok_or_else(bad)
+    };
+    match (name, given) {
         ("default_server" | "default", None) => {
             raw.default_server = true;
             return Ok(());
@@ -384,10 +394,10 @@ fn set_parameter(raw: &mut RawListen, word: &Word) -> Result<()> {
         ("bind", None) => {}
         ("deferred", None) => raw.options.deferred = true,
         ("reuseport", None) => raw.options.reuseport = true,
-        ("backlog", Some(_)) => raw.options.backlog = Some(number("backlog")?),
-        ("fastopen", Some(_)) => raw.options.fastopen = Some(number("fastopen")?),
-        ("rcvbuf", Some(v)) => raw.options.rcvbuf = Some(size(v, word)?),
-        ("sndbuf", Some(v)) => raw.options.sndbuf = Some(size(v, word)?),
+        ("backlog", Some(_)) => raw.options.backlog = Some(number()?),
+        ("fastopen", Some(_)) => raw.options.fastopen = Some(number()?),
+        ("rcvbuf", Some(_)) => raw.options.rcvbuf = Some(bytes()?),
+        ("sndbuf", Some(_)) => raw.options.sndbuf = Some(bytes()?),
         ("ipv6only", Some("on")) => raw.options.ipv6only = Some(true),
         ("ipv6only", Some("off")) => raw.options.ipv6only = Some(false),
         ("so_keepalive", Some(v)) => {
@@ -400,7 +410,7 @@ fn set_parameter(raw: &mut RawListen, word: &Word) -> Result<()> {
                 word.span,
                 format!(
                     "{name} \"{}\" is not supported on this platform",
-                    value.unwrap_or("")
+                    given.unwrap_or("")
                 ),
             ));
         }
@@ -408,12 +418,6 @@ fn set_parameter(raw: &mut RawListen, word: &Word) -> Result<()> {
     }
     raw.has_options = true;
     Ok(())
-}
-
-fn size(text: &str, word: &Word) -> Result<usize> {
-    value::parse_size(text.as_bytes())
-        .map(|n| n as usize)
-        .ok_or_else(|| ConfigError::at(word.span, format!("invalid size \"{text}\"")))
 }
 
 fn keepalive_option(text: &str) -> Option<KeepaliveOption> {

@@ -259,7 +259,7 @@ fn set_http_version(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
                 "\"proxy_http_version 2\" of nginx is not implemented by ringway yet",
             ));
         }
-        _ => return Err(value::invalid_word(&node.args()[0], node)),
+        _ => return Err(value::invalid_word(&node.args()[0])),
     };
     value::once(&mut s.proxy.http_version, version, node)
 }
@@ -282,7 +282,7 @@ fn ignore_headers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
             .iter()
             .any(|n| word.bytes.eq_ignore_ascii_case(n.as_bytes()))
         {
-            return Err(value::invalid_word(word, node));
+            return Err(value::invalid_word(word));
         }
         set.insert(Token::from_name(&word.bytes));
     }
@@ -327,7 +327,7 @@ fn set_next_upstream(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     for word in node.args() {
         match NEXT_UPSTREAM.iter().find(|(name, _)| word.is(name)) {
             Some((_, condition)) => set.0 |= condition.0,
-            None => return Err(value::invalid_word(word, node)),
+            None => return Err(value::invalid_word(word)),
         }
     }
     if set.has(NextOn::OFF) {
