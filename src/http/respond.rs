@@ -476,7 +476,7 @@ pub fn add_slash(ex: &mut Exchange) -> Reply {
 }
 
 /// `absolute_redirect`: appends scheme, host and port, if `location` is a path that needs them.
-fn write_origin(ex: &Exchange, location: &[u8], out: &mut Vec<u8>) {
+pub fn write_origin(ex: &Exchange, location: &[u8], out: &mut Vec<u8>) {
     let core = &ex.generation.location(ex.location).core;
     if !location.starts_with(b"/") || !core.absolute_redirect {
         return;

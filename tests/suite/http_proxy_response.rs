@@ -232,6 +232,31 @@ fn redirects_are_rewritten() {
 }
 
 #[test]
+fn redirects_that_were_rewritten_are_absolute() {
+    let b = Backend::http(|_| resp("302 Found", "Location: http://up.test/x\r\n", ""));
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            proxy_redirect http://up.test/ /front/;
+            location / { proxy_pass http://127.0.0.1:%%B0%%; }
+            location /off { absolute_redirect off; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /kept { proxy_redirect off; proxy_pass http://127.0.0.1:%%B0%%; }
+        }
+    "#,
+        &[&b],
+    );
+    let here = format!("http://localhost:{}/front/x", s.port(0));
+    for (path, to) in [
+        ("/", &*here),
+        ("/off", "/front/x"),
+        ("/kept", "http://up.test/x"),
+    ] {
+        assert_eq!(s.get(path).header("location"), Some(to), "{path}");
+    }
+}
+
+#[test]
 fn cookies_are_rewritten() {
     let b = header_backend();
     let s = http(

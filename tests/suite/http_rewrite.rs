@@ -416,3 +416,12 @@ fn rewrite_log_tells_what_was_done() {
         s.wait_for_text("own.log", text);
     }
 }
+
+#[test]
+fn the_text_of_a_return_may_show_its_status() {
+    let s = http(
+        "server { listen 127.0.0.1:%%P0%%; location / { return 202 \"$status\"; } }",
+        &[],
+    );
+    assert_eq!(s.get("/").text(), "202");
+}

@@ -2,6 +2,7 @@
 
 use crate::config::{ConfigError, Node, Reader, Result, Word, value};
 use crate::http::exchange::Exchange;
+use crate::http::respond;
 use crate::http::scope::{Compiler, Scope};
 use crate::http::token::Token;
 use crate::inherit;
@@ -205,7 +206,7 @@ pub fn apply(ex: &mut Exchange, rewrites: &Rewrites) {
         }
         let value = field.value.of(&ex.response.buf).to_vec();
         let changed = match field.token {
-            Token::Location => redirect(ex, &rewrites.redirect, &value),
+            Token::Location => redirect(ex, &rewrites.redirect, &value).map(|to| absolute(ex, to)),
             Token::Refresh => refresh(ex, &rewrites.redirect, &value),
             Token::SetCookie => cookie(ex, rewrites, &value),
             _ => None,
@@ -221,6 +222,16 @@ fn redirect(ex: &mut Exchange, rules: &[Rule], value: &[u8]) -> Option<Vec<u8>> 
     rules
         .iter()
         .find_map(|rule| replace_prefix(ex, rule, value))
+}
+
+/// A replacement may leave the server out: then it is this one, as `absolute_redirect` wants it.
+fn absolute(ex: &Exchange, mut location: Vec<u8>) -> Vec<u8> {
+    if matches!(ex.response.status, 201 | 300..=399) {
+        let mut origin = Vec::new();
+        respond::write_origin(ex, &location, &mut origin);
+        location.splice(..0, origin);
+    }
+    location
 }
 
 /// `5; url=http://…`: only the URL changes.

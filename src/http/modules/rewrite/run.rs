@@ -197,6 +197,8 @@ fn answer(status: u16, text: Option<&Template<Exchange>>, ex: &mut Exchange) -> 
     let Some(template) = text else {
         return Reply::status(status);
     };
+    // The text may show it.
+    ex.response.status = status;
     let mut text = ex.store.lend();
     template.eval(ex, &mut text);
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
