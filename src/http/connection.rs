@@ -461,8 +461,11 @@ fn take_head(ex: &mut Exchange, client: &mut Client) {
     ex.request.length = len as u64;
 }
 
-/// Decides framing, host and URI. The error is the status to refuse with.
-fn accept_head(ex: &mut Exchange) -> Result<(), u16> {
+/// Decides framing, host and URI of a request whose head has been parsed, and finds its server.
+///
+/// # Errors
+/// The status to refuse it with; why is in the log.
+pub fn accept_head(ex: &mut Exchange) -> Result<(), u16> {
     let request = &mut ex.request;
     request.options = connection_field::scan(&request.buf, &mut request.head.fields);
     let framing = match framing::request(&request.buf, &request.head) {

@@ -94,7 +94,9 @@ impl Output {
         self
     }
 
-    fn encode(ex: &mut Exchange, out: &mut Vec<u8>) -> Output {
+    /// Runs the header filters and appends the head of `ex.response` to `out`. The output, whose
+    /// own buffer is still empty, knows how the body goes on.
+    pub fn encode(ex: &mut Exchange, out: &mut Vec<u8>) -> Output {
         let generation = ex.generation();
         let location = generation.location(ex.location);
         if let Some(status) = ex.response.status_override {

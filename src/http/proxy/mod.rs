@@ -8,7 +8,7 @@ pub mod attempt;
 pub mod conf;
 pub mod connection;
 mod dynamic;
-mod head;
+pub mod head;
 mod relay;
 mod request_body;
 mod retry;
