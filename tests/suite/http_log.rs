@@ -245,6 +245,26 @@ fn the_log_shows_what_the_upstream_was_asked() {
 }
 
 #[test]
+fn level_debug_tells_of_each_request() {
+    if skip_on_nginx("it needs --with-debug") {
+        return;
+    }
+    let s = http(
+        "server { listen 127.0.0.1:%%P0%%; error_log %%DIR%%/debug.log debug; return 200 x; }",
+        &[],
+    );
+    s.get("/a");
+    s.get("/b");
+    for line in s.lines("debug.log", 2) {
+        assert!(
+            line.contains(" [debug] ") && line.contains("finished with status 200, "),
+            "{line}"
+        );
+    }
+    assert!(s.read("debug.log").contains("request: \"GET /b HTTP/1.1\""));
+}
+
+#[test]
 fn error_log_levels_and_places() {
     let s = http(
         r#"

@@ -8,6 +8,7 @@ use crate::base::clock;
 use crate::config::{Arity, Contexts, Node, Reader, Result, Row, Word};
 use crate::http::exchange::Exchange;
 use crate::http::scope::{Compiler, Scope};
+use crate::observe::Level;
 use crate::vars::access_log::{self, AccessLogs, RawLogs};
 
 /// Where access logs may be set.
@@ -83,8 +84,16 @@ impl Raw {
     }
 }
 
-/// Writes the lines of a finished exchange, with the settings of the location it ended in.
+/// Writes the lines of a finished exchange, with the settings of the location it ended in. An error
+/// log at level `debug` gets one, too.
 pub fn write(ex: &mut Exchange) {
+    ex.log(
+        Level::Debug,
+        format_args!(
+            "request finished with status {}, {} bytes sent",
+            ex.response.status, ex.response.bytes_sent
+        ),
+    );
     let generation = ex.generation();
     let logs = &generation.location(ex.location).log;
     if !logs.is_empty() {
