@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::base::clock;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
@@ -31,6 +31,7 @@ pub struct Client {
     pub upstream_out: Vec<u8>,
     recv: Option<Recv>,
     sending: Option<Send<Vec<u8>>>,
+    sending_chunk: Option<Send<Chunk>>,
     spare: Vec<u8>,
 }
 
@@ -44,6 +45,7 @@ impl Client {
             upstream_out: Vec::new(),
             recv,
             sending: None,
+            sending_chunk: None,
             spare: Vec::new(),
         }
     }
@@ -150,15 +152,50 @@ impl Client {
         self.flush().await
     }
 
-    /// Sends a chunk without copying it and waits until the kernel has taken all of it.
-    ///
-    /// # Errors
-    /// What send(2) reported; the response is then truncated.
-    pub async fn send_chunk(&mut self, chunk: Chunk, timeout_ms: u64) -> io::Result<()> {
-        self.flush().await?;
+    /// Starts sending `out` without waiting. Nothing else may be in flight.
+    pub fn start(&mut self, out: Vec<u8>, timeout_ms: u64) {
+        debug_assert!(!self.is_sending());
         self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
-        let (result, _) = self.sock.send(chunk).await;
-        result.map(drop)
+        self.sending = Some(self.sock.send(out));
+    }
+
+    /// Starts sending a chunk, without copying it and without waiting. Nothing else may be in
+    /// flight.
+    pub fn start_chunk(&mut self, chunk: Chunk, timeout_ms: u64) {
+        debug_assert!(!self.is_sending());
+        self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
+        self.sending_chunk = Some(self.sock.send(chunk));
+    }
+
+    /// Whether a send is in flight whose result was not taken.
+    pub fn is_sending(&self) -> bool {
+        self.sending.is_some() || self.sending_chunk.is_some()
+    }
+
+    /// Polls the send in flight; ready at once if there is none. The deadline that the send had
+    /// is gone when it is done.
+    pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = if let Some(send) = self.sending.as_mut() {
+            let (result, buffer) = ready!(Pin::new(send).poll(cx));
+            self.sending = None;
+            self.keep(buffer);
+            result
+        } else if let Some(send) = self.sending_chunk.as_mut() {
+            let (result, _) = ready!(Pin::new(send).poll(cx));
+            self.sending_chunk = None;
+            result
+        } else {
+            return Poll::Ready(Ok(()));
+        };
+        self.sock.set_deadline(None);
+        Poll::Ready(result.map(drop))
+    }
+
+    /// The buffer kept for the next output, if it is not in use. Never waits.
+    pub fn spare_out(&mut self) -> Vec<u8> {
+        let mut out = std::mem::take(&mut self.spare);
+        out.clear();
+        out
     }
 
     /// Starts sending `out`, the last of a response, without waiting: the send is done long
@@ -173,6 +210,11 @@ impl Client {
     /// # Errors
     /// What send(2) reported.
     pub async fn flush(&mut self) -> io::Result<()> {
+        if let Some(send) = self.sending_chunk.as_mut() {
+            let (result, _) = send.await;
+            self.sending_chunk = None;
+            result?;
+        }
         let Some(send) = self.sending.as_mut() else {
             return Ok(());
         };
@@ -184,6 +226,12 @@ impl Client {
 
     /// Whether nothing is left to send; takes the buffer back if so.
     pub fn sent(&mut self) -> bool {
+        if let Some(send) = self.sending_chunk.as_mut() {
+            if send.try_take().is_none() {
+                return false;
+            }
+            self.sending_chunk = None;
+        }
         match self.sending.as_mut().map(Send::try_take) {
             None => true,
             Some(None) => false,

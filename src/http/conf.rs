@@ -45,7 +45,8 @@ impl HttpConf {
             .locations
             .iter()
             .map(|l| l.core.client_body_temp_path.as_path());
-        let mut paths: Vec<&Path> = bodies.collect();
+        let responses = self.locations.iter().map(|l| l.proxy.temp_path.as_path());
+        let mut paths: Vec<&Path> = bodies.chain(responses).collect();
         paths.sort();
         paths.dedup();
         paths

@@ -54,6 +54,16 @@ impl Limit {
     /// Waits until something may be sent, and says how much of `wanted` bytes. A first second's
     /// worth goes at once, as nginx has it.
     pub async fn take(&mut self, wanted: usize) -> usize {
+        loop {
+            match self.try_take(wanted) {
+                Ok(n) => return n,
+                Err(wait) => ring::sleep(wait).await,
+            }
+        }
+    }
+
+    /// As [`Limit::take`], but says how long to wait where it would.
+    pub fn try_take(&mut self, wanted: usize) -> Result<usize, Duration> {
         // Pieces are large enough that a fast response is not cut into crumbs.
         let least = (wanted as u64).min((self.bytes_per_second / PIECES_PER_SECOND).max(1));
         let before = self.bytes_per_second + self.free;
@@ -61,27 +71,24 @@ impl Limit {
             (self.sent + least).saturating_sub(before),
             self.bytes_per_second,
         );
-        let mut elapsed_ms = clock::precise_ms() - self.started_ms;
+        let elapsed_ms = clock::precise_ms() - self.started_ms;
         if due_ms > elapsed_ms {
-            ring::sleep(Duration::from_millis(due_ms - elapsed_ms)).await;
-            elapsed_ms = due_ms.max(clock::precise_ms() - self.started_ms);
+            return Err(Duration::from_millis(due_ms - elapsed_ms));
         }
         let earned = u128::from(self.bytes_per_second) * u128::from(elapsed_ms) / 1000;
         let earned = u64::try_from(earned).unwrap_or(u64::MAX);
         let may = earned.saturating_add(before).saturating_sub(self.sent);
         let n = may.max(least).min(wanted as u64);
         self.sent += n;
-        n as usize
+        Ok(n as usize)
     }
 
-    /// Accounts for `n` bytes that have come and waits until they are within the rate.
-    pub async fn came(&mut self, n: usize) {
+    /// Accounts for `n` bytes that have come; how long it takes until they are within the rate.
+    pub fn came(&mut self, n: usize) -> Option<Duration> {
         self.sent += n as u64;
         let due_ms = ms_for(self.sent.saturating_sub(self.free), self.bytes_per_second);
         let elapsed_ms = clock::precise_ms() - self.started_ms;
-        if due_ms > elapsed_ms {
-            ring::sleep(Duration::from_millis(due_ms - elapsed_ms)).await;
-        }
+        (due_ms > elapsed_ms).then(|| Duration::from_millis(due_ms - elapsed_ms))
     }
 }
 

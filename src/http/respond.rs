@@ -223,30 +223,24 @@ impl Output {
         Ok(())
     }
 
-    /// Sends what is pending, then `chunk` without copying it. Only for plain output.
-    ///
-    /// # Errors
-    /// The client has gone, or did not read for `send_timeout`.
-    pub async fn send_chunk(
-        &mut self,
-        ex: &mut Exchange,
-        client: &mut Client,
-        mut chunk: Chunk,
-    ) -> Result<(), ClientGone> {
+    /// What is pending, for a sender that decides by itself when it leaves.
+    pub fn pending_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Cuts `chunk` to what is announced and accounts for it as sent: it is to leave as it is,
+    /// after what is pending. Only for plain output.
+    pub fn pass_chunk(&mut self, ex: &mut Exchange, chunk: &mut Chunk) {
         debug_assert!(self.is_plain());
-        if let Framing::Length(left) = &mut self.framing {
-            let n = chunk
-                .len()
-                .min(usize::try_from(*left).unwrap_or(usize::MAX));
-            chunk.truncate(n);
-            *left -= n as u64;
+        if let Framing::Length(left) = self.framing {
+            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         }
-        let n = chunk.len() as u64;
-        self.flush(client).await?;
-        client.send_chunk(chunk, self.send_timeout_ms).await?;
-        ex.response.body_bytes_sent += n;
-        ex.response.bytes_sent += n;
-        Ok(())
+        self.passed(ex, chunk.len() as u64);
+    }
+
+    /// `limit_rate`, where it is in force.
+    pub fn rate_mut(&mut self) -> Option<&mut super::rate::Limit> {
+        self.rate.as_mut()
     }
 
     /// Accounts for body bytes that went around this output (splice). Only for plain output.

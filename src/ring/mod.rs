@@ -41,5 +41,5 @@ pub use probe::{Unavailable, probe};
 pub use recv::{Class, Expect, Recv};
 pub use send::{Payload, Send, SendParts};
 pub use socket::Socket;
-pub use splice::{Side, SpliceError, SpliceLimits, splice_body, splice_file};
+pub use splice::{Side, SpliceError, SpliceLimits, Spliced, Stalled, splice_body, splice_file};
 pub use tokio::task::JoinHandle;

@@ -1,14 +1,19 @@
 //! Bytes from one descriptor to another through a pipe, never through user space.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::pin::{Pin, pin};
 use std::ptr;
+use std::task::Poll;
+use std::time::Duration;
 
 use io_uring::{opcode, types};
 
 use super::engine;
 use super::file::File;
 use super::op::Op;
+use super::poll::Readiness;
 use super::socket::Socket;
 use crate::base::clock;
 
@@ -19,6 +24,80 @@ pub struct SpliceLimits {
     pub read_timeout_ms: u64,
     /// Longest time without room at the destination, in milliseconds.
     pub write_timeout_ms: u64,
+    /// If given, the transfer stops when there was no room at the destination for so long, in
+    /// milliseconds. Shorter than `write_timeout_ms`.
+    pub stall_ms: Option<u64>,
+}
+
+/// How far a transfer came.
+#[derive(Debug)]
+pub struct Spliced {
+    /// Bytes that reached the destination.
+    pub moved: u64,
+    /// The destination stalled ([`SpliceLimits::stall_ms`]).
+    pub stalled: Option<Stalled>,
+}
+
+/// What a transfer that stopped at its destination leaves behind.
+///
+/// The destination may be sent to again, once [`Stalled::take`] has given out what was on its way.
+pub struct Stalled {
+    pipe: Option<Pipe>,
+    held: u64,
+    /// The wait for room, which goes on; its result is of no use.
+    pub waiting: Option<Readiness>,
+}
+
+impl Stalled {
+    /// Bytes that left the source and did not reach the destination.
+    pub fn len(&self) -> u64 {
+        self.held
+    }
+
+    /// Whether [`Stalled::take`] has given out everything.
+    pub fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Replaces the content of `buf` by the next bytes, as many as it has capacity for or fewer,
+    /// at least one. Does not wait.
+    ///
+    /// # Errors
+    /// As of read(2).
+    pub fn take(&mut self, buf: &mut Vec<u8>) -> io::Result<()> {
+        buf.clear();
+        let most = buf.capacity().min(self.held as usize);
+        let pipe = self.pipe.as_ref().expect("the pipe is here until drop");
+        loop {
+            // SAFETY: the buffer has room for `most` bytes.
+            let count = unsafe { libc::read(pipe.read.as_raw_fd(), buf.as_mut_ptr().cast(), most) };
+            if count > 0 {
+                // SAFETY: the kernel has written `count` bytes, at most the capacity.
+                unsafe { buf.set_len(count as usize) };
+                self.held -= count as u64;
+                return Ok(());
+            }
+            let error = match count {
+                0 => io::ErrorKind::UnexpectedEof.into(),
+                _ => io::Error::last_os_error(),
+            };
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Stalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stalled({} bytes)", self.held)
+    }
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        recycle(self.pipe.take(), self.held);
+    }
 }
 
 /// Whose fault the end of a transfer is.
@@ -44,7 +123,8 @@ pub struct SpliceError {
 }
 
 /// Moves `count` bytes from one socket to another and tells `progress` of each part that reached
-/// the destination. Returns how many did: fewer than `count` if the source ended before.
+/// the destination. Returns how many did: fewer than `count` if the source ended before, or if the
+/// destination stalled, where that is to end the transfer.
 ///
 /// The deadlines of both sockets are used for the limits; afterwards none is set. Nothing else may
 /// be received from `from` or sent to `to` meanwhile.
@@ -54,8 +134,11 @@ pub async fn splice_body(
     count: u64,
     limits: SpliceLimits,
     mut progress: impl FnMut(u64),
-) -> Result<u64, SpliceError> {
+) -> Result<Spliced, SpliceError> {
     let mut transfer = Transfer::new(to, limits.write_timeout_ms)?;
+    transfer.stall_ms = limits.stall_ms;
+    // One that was set for what came before would end a source that waits for its destination.
+    from.set_deadline(None);
     let _unblocked = [NonBlocking::new(from), NonBlocking::new(to)];
     let mut read = 0;
     let mut ended: Option<io::Result<()>> = None;
@@ -75,7 +158,9 @@ pub async fn splice_body(
                 Err(error) => ended = Some(Err(error)),
             }
         }
-        transfer.drain(&mut progress).await?;
+        if let Some(waiting) = transfer.drain(&mut progress).await? {
+            return Ok(transfer.stall(waiting));
+        }
         if transfer.held == 0 && (read == count || ended.is_some()) {
             break;
         }
@@ -83,7 +168,10 @@ pub async fn splice_body(
     if let Some(Err(error)) = ended {
         return Err(transfer.failed(Side::Read, error));
     }
-    Ok(transfer.finish())
+    Ok(Spliced {
+        moved: transfer.finish(),
+        stalled: None,
+    })
 }
 
 /// Moves `count` bytes of `file`, from `offset` on, to a socket. Otherwise as [`splice_body`]; the
@@ -181,6 +269,7 @@ struct Transfer<'a> {
     pipe: Option<Pipe>,
     to: &'a Socket,
     write_timeout_ms: u64,
+    stall_ms: Option<u64>,
     /// Bytes in the pipe.
     held: u64,
     moved: u64,
@@ -200,6 +289,7 @@ impl<'a> Transfer<'a> {
             pipe,
             to,
             write_timeout_ms,
+            stall_ms: None,
             held: 0,
             moved: 0,
             turn: 0,
@@ -240,10 +330,14 @@ impl<'a> Transfer<'a> {
         Ok(filled)
     }
 
-    /// Writes from the pipe, waiting for room if there is none.
-    async fn drain(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SpliceError> {
+    /// Writes from the pipe, waiting for room if there is none. Gives the wait back if it took
+    /// long enough to be called a stall.
+    async fn drain(
+        &mut self,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<Option<Readiness>, SpliceError> {
         if self.held == 0 {
-            return Ok(());
+            return Ok(None);
         }
         match splice(self.pipe().read.as_raw_fd(), self.to.raw_fd(), self.held) {
             Ok(written) => {
@@ -255,11 +349,11 @@ impl<'a> Transfer<'a> {
                     self.turn = 0;
                     engine::yield_now().await;
                 }
-                Ok(())
+                Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.turn = 0;
-                let waited = wait_writable(self.to, self.write_timeout_ms).await;
+                let waited = wait_writable(self.to, self.write_timeout_ms, self.stall_ms).await;
                 waited.map_err(|error| self.failed(Side::Write, error))
             }
             Err(error) => Err(self.failed(Side::Write, error)),
@@ -277,14 +371,29 @@ impl<'a> Transfer<'a> {
     fn finish(self) -> u64 {
         self.moved
     }
+
+    fn stall(mut self, waiting: Readiness) -> Spliced {
+        Spliced {
+            moved: self.moved,
+            stalled: Some(Stalled {
+                pipe: self.pipe.take(),
+                held: std::mem::take(&mut self.held),
+                waiting: Some(waiting),
+            }),
+        }
+    }
 }
 
 impl Drop for Transfer<'_> {
-    /// A pipe that still holds bytes would hand them to the next transfer, so it is closed.
     fn drop(&mut self) {
-        if self.held == 0 {
-            self.pipe.take().into_iter().for_each(Pipe::give_back);
-        }
+        recycle(self.pipe.take(), self.held);
+    }
+}
+
+/// A pipe that still holds bytes would hand them to the next transfer, so it is closed.
+fn recycle(pipe: Option<Pipe>, held: u64) {
+    if held == 0 {
+        pipe.into_iter().for_each(Pipe::give_back);
     }
 }
 
@@ -299,14 +408,30 @@ async fn wait_readable(from: &Socket, timeout_ms: u64) -> io::Result<()> {
     }
 }
 
-async fn wait_writable(to: &Socket, timeout_ms: u64) -> io::Result<()> {
+/// Waits for room, and gives the wait back if it took as long as `stall_ms`.
+async fn wait_writable(
+    to: &Socket,
+    timeout_ms: u64,
+    stall_ms: Option<u64>,
+) -> io::Result<Option<Readiness>> {
     to.set_deadline(Some(clock::now_ms() + timeout_ms));
-    let waited = to.writable().await;
+    let mut waiting = to.writable();
+    let waited = match stall_ms {
+        None => Some((&mut waiting).await),
+        Some(stall_ms) => {
+            let mut stall = pin!(engine::sleep(Duration::from_millis(stall_ms)));
+            poll_fn(|cx| match Pin::new(&mut waiting).poll(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending => stall.as_mut().poll(cx).map(|()| None),
+            })
+            .await
+        }
+    };
     to.set_deadline(None);
-    if to.timed_out() {
-        Err(io::ErrorKind::TimedOut.into())
-    } else {
-        waited
+    match waited {
+        _ if to.timed_out() => Err(io::ErrorKind::TimedOut.into()),
+        None => Ok(Some(waiting)),
+        Some(result) => result.map(|()| None),
     }
 }
 

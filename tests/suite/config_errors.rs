@@ -409,3 +409,37 @@ fn includes_are_relative_to_the_main_file_and_may_be_globs() {
         .start();
     assert_eq!(s.get("/").text(), "included");
 }
+
+#[test]
+fn buffers_that_do_not_fit_together() {
+    let least = "equal to or greater than the maximum of the value of \"proxy_buffer_size\" and \
+                 one of the \"proxy_buffers\" in FILE:1";
+    let minus_one = "\"proxy_busy_buffers_size\" must be less than the size of all \
+                     \"proxy_buffers\" minus one buffer in FILE:1";
+    let mut c = Checks::default();
+    for (written, message) in [
+        (
+            "proxy_busy_buffers_size 2k;",
+            format!("\"proxy_busy_buffers_size\" must be {least}"),
+        ),
+        ("proxy_busy_buffers_size 32k;", minus_one.into()),
+        ("proxy_buffer_size 16k;", minus_one.into()),
+        ("proxy_buffers 2 64k;", minus_one.into()),
+        (
+            "proxy_temp_file_write_size 1k;",
+            format!("\"proxy_temp_file_write_size\" must be {least}"),
+        ),
+        (
+            "proxy_max_temp_file_size 1k;",
+            format!(
+                "\"proxy_max_temp_file_size\" must be equal to zero to disable temporary files \
+                 usage or must be {least}"
+            ),
+        ),
+    ] {
+        c.server_fails(
+            &format!("location / {{ {written} proxy_pass http://127.0.0.1:1; }}"),
+            &message,
+        );
+    }
+}

@@ -12,6 +12,7 @@ mod config_ssl;
 mod demo;
 mod http_bodies;
 mod http_broken_backends;
+mod http_buffering;
 mod http_connection;
 mod http_core;
 mod http_gzip;

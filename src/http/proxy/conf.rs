@@ -13,9 +13,13 @@ use crate::inherit;
 use crate::upstream::{PeerAddr, Target};
 use crate::vars::Template;
 
+use super::buffer::Limits;
 use super::rewrite_fields::{self, Rewrites};
 
 pub use directives::ROWS;
+
+/// Bytes of a page of memory, after which nginx sizes its buffers.
+const PAGE: u64 = 4 << 10;
 
 /// What is written in one block.
 #[derive(Default)]
@@ -153,12 +157,10 @@ pub struct Conf {
     pub buffering: bool,
     /// `proxy_buffer_size`.
     pub buffer_size: usize,
-    /// All `proxy_buffers` together.
-    pub buffers_total: usize,
+    /// How much of a response may wait for a slow client.
+    pub buffers: Limits,
     /// `proxy_request_buffering`.
     pub request_buffering: bool,
-    /// `proxy_max_temp_file_size`.
-    pub max_temp_file_size: u64,
     /// `proxy_temp_path`.
     pub temp_path: std::path::PathBuf,
     /// `proxy_limit_rate`.
@@ -233,9 +235,7 @@ impl Raw {
 
     /// The compiled settings.
     pub fn compile(&self, c: &mut Compiler, scope: &Scope) -> Result<Conf> {
-        let page = 4 << 10;
-        let (number, size) = self.buffers.unwrap_or((8, page));
-        let buffer_size = self.buffer_size.unwrap_or(page);
+        let buffers = self.compile_buffers(scope)?;
         let mut skip = TokenSet::default();
         let mut skip_names = Vec::new();
         let set_headers = self.compile_set_headers(c, &mut skip, &mut skip_names)?;
@@ -274,10 +274,9 @@ impl Raw {
             ignore_headers: self.ignore_headers.unwrap_or_default(),
             bind,
             buffering: self.buffering.unwrap_or(true),
-            buffer_size: buffer_size as usize,
-            buffers_total: (number * size) as usize,
+            buffer_size: self.buffer_size.unwrap_or(PAGE) as usize,
+            buffers,
             request_buffering: self.request_buffering.unwrap_or(true),
-            max_temp_file_size: self.max_temp_file_size.unwrap_or(1 << 30),
             temp_path: match &self.temp_path {
                 Some(path) => path.clone(),
                 None => c.reader.prefix().join("proxy_temp"),
@@ -295,6 +294,44 @@ impl Raw {
                 .unwrap_or(0)
                 .min(u64::from(u32::MAX)) as u32,
             next_timeout_ms: ms(self.next_upstream_timeout, 0),
+        })
+    }
+
+    /// The buffers, which must fit together in nginx's way.
+    fn compile_buffers(&self, scope: &Scope) -> Result<Limits> {
+        let (number, size) = self.buffers.unwrap_or((8, PAGE));
+        let first = self.buffer_size.unwrap_or(PAGE);
+        let largest = first.max(size);
+        let busy = self.busy_buffers_size.unwrap_or(2 * largest);
+        let write = self.temp_file_write_size.unwrap_or(2 * largest);
+        let file = self.max_temp_file_size.unwrap_or(1 << 30);
+        let least = "equal to or greater than the maximum of the value of \"proxy_buffer_size\" \
+                     and one of the \"proxy_buffers\"";
+        let message = if busy < largest {
+            format!("\"proxy_busy_buffers_size\" must be {least}")
+        } else if busy > number.saturating_sub(1).saturating_mul(size) {
+            "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" \
+             minus one buffer"
+                .into()
+        } else if write < largest {
+            format!("\"proxy_temp_file_write_size\" must be {least}")
+        } else if file != 0 && file < largest {
+            format!(
+                "\"proxy_max_temp_file_size\" must be equal to zero to disable temporary files \
+                 usage or must be {least}"
+            )
+        } else {
+            return Ok(Limits {
+                memory: number.saturating_mul(size).saturating_add(first) as usize,
+                busy: busy as usize,
+                file,
+                write: write as usize,
+            });
+        };
+        let place = scope.proxy.pass.as_ref().or(scope.place.name.as_ref());
+        Err(match place {
+            Some(word) => ConfigError::at(word.span, message),
+            None => ConfigError::bare(message),
         })
     }
 

@@ -1,10 +1,11 @@
 //! `proxy_pass`: from a request to an upstream peer's answer on its way to the client.
 //!
 //! [`run`] is the try loop. Each attempt ([`attempt`]) ends in an answer or a [`Failure`], and
-//! [`retry::decide`] alone says what a failure leads to. The body follows in [`relay`], a
-//! protocol switch in [`tunnel`].
+//! [`retry::decide`] alone says what a failure leads to. The body follows in [`relay`], ahead of
+//! a slow client into [`buffer`], a protocol switch in [`tunnel`].
 
 pub mod attempt;
+mod buffer;
 pub mod conf;
 pub mod connection;
 mod dynamic;
@@ -37,6 +38,7 @@ use super::uri;
 use self::attempt::{Answer, Failed};
 use self::conf::{NextOn, To};
 use self::head::BodyOut;
+use self::relay::Rest;
 use self::retry::{Cause, Decision, Failure, Terms};
 
 /// Answers the exchange from an upstream.
@@ -290,11 +292,15 @@ impl Tries {
         {
             state.response_ms = state.header_ms;
         }
-        let outcome = deliver(ex, client, conf, slot, &self.group).await;
+        let delivered = deliver(ex, client, conf, slot, &self.group).await;
         finish_state(ex);
         let blame = named && !matches!(status, 403 | 404);
         self.release(ex, pick, outcome_of(blame));
-        Step::Done(outcome)
+        // The peer has done its part, however long the client takes for the rest.
+        Step::Done(match delivered {
+            Ok(rest) => Outcome::Finished(rest.send(ex, client).await),
+            Err(outcome) => outcome,
+        })
     }
 
     /// No response came that can be passed on.
@@ -429,28 +435,31 @@ fn body_out(ex: &Exchange, conf: &Conf) -> BodyOut {
     }
 }
 
-/// Takes a response whose head is known to the client, or to where X-Accel-Redirect or
-/// `error_page` lead instead.
-async fn deliver(
+/// Takes a response whose head is known to the client, up to what is left to send when the
+/// upstream is done with; or to where X-Accel-Redirect or `error_page` lead instead.
+///
+/// # Errors
+/// The outcome, where nothing is left to send.
+async fn deliver<'c>(
     ex: &mut Exchange,
     client: &mut Client,
-    conf: &Conf,
+    conf: &'c Conf,
     slot: &mut Option<Answer>,
     group: &Arc<Group>,
-) -> Outcome {
+) -> Result<Rest<'c>, Outcome> {
     if ex.response.upstream.status == 101 {
         head::take_response(ex, conf);
         let Some(answer) = slot.take() else {
-            return Outcome::Finished(Finish::Truncated);
+            return Err(Outcome::Finished(Finish::Truncated));
         };
         // Boxed, so that only tunnels pay for what a tunnel needs.
         let tunnel = Box::pin(tunnel::run(ex, client, answer, conf));
-        return Outcome::Finished(tunnel.await);
+        return Err(Outcome::Finished(tunnel.await));
     }
     accel_settings(ex, conf);
     if let Some(outcome) = accel_redirect(ex, conf) {
         relay::give_back(ex, client, slot, group, true);
-        return outcome;
+        return Err(outcome);
     }
     let status = ex.response.upstream.status;
     if conf.intercept_errors && status >= 300 && error_page::covers(ex, status) {
@@ -458,10 +467,11 @@ async fn deliver(
             ex.response.carry(TokenSet::of(&[Token::WwwAuthenticate]));
         }
         relay::give_back(ex, client, slot, group, true);
-        return Outcome::Answer(Reply::status(status));
+        return Err(Outcome::Answer(Reply::status(status)));
     }
     head::take_response(ex, conf);
-    Outcome::Finished(relay::run(ex, client, conf, slot, group).await)
+    let sent = relay::run(ex, client, conf, slot, group).await;
+    sent.map_err(Outcome::Finished)
 }
 
 /// Fields that an answer with `X-Accel-Redirect` gives to the one that it leads to.

@@ -1,12 +1,11 @@
 //! The response's body on its way from the peer to the client.
 //!
 //! What is small leaves with the head in one send. What is large, of known length and passes no
-//! filter is spliced and never seen. Everything else goes through one buffer at a time, so that a
-//! slow client holds up its upstream instead of filling memory.
+//! filter is spliced and never seen. Everything else is sent as it is read, and so is what is
+//! spliced once its client stalls. What a slow client does not take waits within the limits of
+//! [`buffer`](super::buffer), and the upstream's connection is free as soon as its answer is read.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
 use crate::base::clock;
 use crate::http::client::Client;
@@ -15,20 +14,24 @@ use crate::http::h1::chunked::{Decoder, Step};
 use crate::http::h1::framing::{self, Framing};
 use crate::http::phases::Finish;
 use crate::http::rate;
-use crate::http::respond::{self, ClientGone, Output};
+use crate::http::respond::{self, Output};
 use crate::http::token::Token;
 use crate::observe::{Level, os_error};
-use crate::ring::{self, Chunk, Class, Side, SpliceLimits};
+use crate::ring::{self, Chunk, Class, Side, SpliceLimits, Spliced, Stalled};
 use crate::upstream::Group;
 
 use super::attempt::{self, Answer};
+use super::buffer::{Ahead, Event, Stuck};
 use super::conf::Conf;
 
 /// Bodies with at least this much left after the first read are spliced. Measured: below it the
 /// two extra system calls cost more than the copies.
 const SPLICE_MIN: u64 = 32 << 10;
-/// Body bytes gathered before they are sent, where they pass through memory.
-const GATHER: usize = 32 << 10;
+/// How long a client must have no room for spliced bytes before they are read ahead of it. One
+/// that reads at all makes room much sooner than this.
+const STALL_MS: u64 = 100;
+/// Bytes that are taken out of a pipe at once.
+const PIPE_PIECE: usize = 32 << 10;
 
 /// How a body ended.
 enum End {
@@ -38,49 +41,97 @@ enum End {
     Broken,
     /// The client went away.
     ClientGone,
+    /// The temporary file failed.
+    Failed,
 }
 
-/// Sends `ex.response` with its body, then keeps or closes the peer's connection, which leaves
-/// nothing in `slot`.
-pub async fn run(
+impl From<Stuck> for End {
+    fn from(stuck: Stuck) -> Self {
+        match stuck {
+            Stuck::ClientGone => End::ClientGone,
+            Stuck::File => End::Failed,
+        }
+    }
+}
+
+/// What of a response is still to be sent when the upstream is done with.
+pub struct Rest<'c> {
+    output: Output,
+    ahead: Ahead<'c>,
+    complete: bool,
+}
+
+impl Rest<'_> {
+    /// Sends it, and the end of the body.
+    pub async fn send(mut self, ex: &mut Exchange, client: &mut Client) -> Finish {
+        if self.complete {
+            ex.doing = "sending to client";
+        }
+        match self.ahead.drain(ex, client, &mut self.output).await {
+            Ok(()) => self.output.finish(ex, client, self.complete).await,
+            Err(stuck) => cut(ex, client, &mut self.output, &mut self.ahead, &stuck.into()),
+        }
+    }
+}
+
+/// Sends `ex.response` with its body, as far as it is not left to the [`Rest`], then keeps or
+/// closes the peer's connection, which leaves nothing in `slot`.
+///
+/// # Errors
+/// The response ended here.
+pub async fn run<'c>(
     ex: &mut Exchange,
     client: &mut Client,
-    conf: &Conf,
+    conf: &'c Conf,
     slot: &mut Option<Answer>,
     group: &Arc<Group>,
-) -> Finish {
+) -> Result<Rest<'c>, Finish> {
     let Some(answer) = slot else {
-        return Finish::Truncated;
+        return Err(Finish::Truncated);
     };
     ex.doing = "reading upstream";
     ex.response.content_length = announced_length(ex, answer.framing);
     let Ok(mut output) = Output::start(ex, client).await else {
-        return Finish::Truncated;
+        return Err(Finish::Truncated);
     };
     let body = answer.rest.clone();
     let mut source = Source {
         conf,
         answer,
         rate: rate::Limit::of_upstream(ex, conf),
+        ahead: Ahead::new(ex, conf),
     };
     let end = source.relay(ex, client, &mut output, body).await;
+    let mut ahead = source.ahead;
     match end {
-        End::Complete => {
-            give_back(ex, client, slot, group, false);
-            ex.doing = "sending to client";
-            output.finish(ex, client, true).await
-        }
-        End::Broken => {
-            *slot = None;
-            output.finish(ex, client, false).await
-        }
-        End::ClientGone => {
-            ex.doing = "sending to client";
-            respond::log_client_gone(ex, client);
-            ex.keepalive = false;
-            Finish::Truncated
+        End::Complete => give_back(ex, client, slot, group, false),
+        End::Broken => *slot = None,
+        End::ClientGone | End::Failed => {
+            return Err(cut(ex, client, &mut output, &mut ahead, &end));
         }
     }
+    Ok(Rest {
+        output,
+        ahead,
+        complete: matches!(end, End::Complete),
+    })
+}
+
+/// Ends a response of which no more can be sent.
+fn cut(
+    ex: &mut Exchange,
+    client: &Client,
+    output: &mut Output,
+    ahead: &mut Ahead<'_>,
+    end: &End,
+) -> Finish {
+    ahead.forget(ex, output);
+    if matches!(end, End::ClientGone) {
+        ex.doing = "sending to client";
+        respond::log_client_gone(ex, client);
+    }
+    ex.keepalive = false;
+    Finish::Truncated
 }
 
 /// The length to announce: that of the body, or what the peer announced for one it does not send.
@@ -133,13 +184,14 @@ pub fn give_back(
 }
 
 /// The peer's side of a body.
-struct Source<'a> {
-    conf: &'a Conf,
+struct Source<'a, 'c> {
+    conf: &'c Conf,
     answer: &'a mut Answer,
     rate: Option<rate::Limit>,
+    ahead: Ahead<'c>,
 }
 
-impl Source<'_> {
+impl Source<'_, '_> {
     async fn relay(
         &mut self,
         ex: &mut Exchange,
@@ -177,7 +229,10 @@ impl Source<'_> {
             && output.is_plain()
             && self.answer.kept.conn.is_quiet()
         {
-            return self.splice(ex, client, output, left).await;
+            match self.splice(ex, client, output, left).await {
+                Ok(unspliced) => left = unspliced,
+                Err(end) => return end,
+            }
         }
         while left > 0 {
             let mut chunk = match self.read(ex, client, output).await {
@@ -190,55 +245,86 @@ impl Source<'_> {
             }
             left -= chunk.len() as u64;
             count(ex, chunk.len() as u64);
-            if let Err(ClientGone) = self.pass(ex, client, output, chunk).await {
-                return End::ClientGone;
+            if let Err(stuck) = self.pass(ex, client, output, chunk).await {
+                return stuck.into();
             }
         }
         End::Complete
     }
 
-    /// Moves the rest of the body without looking at it.
+    /// Moves the rest of the body without looking at it. Returns how much of it is still to be
+    /// read: more than nothing only if the client stalled.
     async fn splice(
         &mut self,
         ex: &mut Exchange,
         client: &mut Client,
         output: &mut Output,
         left: u64,
-    ) -> End {
+    ) -> Result<u64, End> {
         if output.flush(client).await.is_err() {
-            return End::ClientGone;
+            return Err(End::ClientGone);
         }
         let limits = SpliceLimits {
             read_timeout_ms: self.conf.read_timeout_ms,
             write_timeout_ms: output.send_timeout_ms(),
+            stall_ms: self.ahead.has_file().then_some(STALL_MS),
         };
         let conn = &self.answer.kept.conn;
         let result = ring::splice_body(&conn.sock, &client.sock, left, limits, |_| ()).await;
         let (moved, end) = match result {
-            Ok(moved) if moved == left => (moved, End::Complete),
-            Ok(moved) => {
+            Ok(Spliced {
+                moved,
+                stalled: Some(stalled),
+            }) => {
+                output.passed(ex, moved);
+                received(ex, moved + stalled.len());
+                let left = left - moved - stalled.len();
+                self.take_stalled(ex, client, output, stalled).await?;
+                return Ok(left);
+            }
+            Ok(Spliced { moved, .. }) if moved == left => (moved, None),
+            Ok(Spliced { moved, .. }) => {
                 attempt::read_failed(ex, conn, None, Level::Error);
-                (moved, End::Broken)
+                (moved, Some(End::Broken))
             }
             Err(error) if error.side == Side::Read => {
                 attempt::log_io(ex, "splice()", &error.error, Level::Error);
-                (error.moved, End::Broken)
+                (error.moved, Some(End::Broken))
             }
             Err(error) => {
+                let shown = os_error(&error.error);
                 ex.log(
                     Level::Info,
-                    format_args!(
-                        "splice() failed {} while {}",
-                        os_error(&error.error),
-                        ex.doing
-                    ),
+                    format_args!("splice() failed {shown} while {}", ex.doing),
                 );
-                (error.moved, End::ClientGone)
+                (error.moved, Some(End::ClientGone))
             }
         };
-        count(ex, moved);
+        received(ex, moved);
         output.passed(ex, moved);
-        end
+        end.map_or(Ok(0), Err)
+    }
+
+    /// Puts what a splice has left in its pipe in front of what is to be read.
+    async fn take_stalled(
+        &mut self,
+        ex: &mut Exchange,
+        client: &mut Client,
+        output: &mut Output,
+        mut stalled: Stalled,
+    ) -> Result<(), End> {
+        self.ahead.stalled(stalled.waiting.take());
+        let mut piece = Vec::with_capacity(PIPE_PIECE);
+        while !stalled.is_empty() {
+            if let Err(error) = stalled.take(&mut piece) {
+                attempt::log_io(ex, "read() of a pipe", &error, Level::Error);
+                return Err(End::Broken);
+            }
+            output.push(ex, &piece);
+            self.settle(ex, client, output).await?;
+            self.ahead.room(ex, client, output).await?;
+        }
+        Ok(())
     }
 
     async fn chunked(
@@ -263,8 +349,8 @@ impl Source<'_> {
                 }
                 Ok(false) => {}
             }
-            if self.settle(ex, client, output).await.is_err() {
-                return End::ClientGone;
+            if let Err(stuck) = self.settle(ex, client, output).await {
+                return stuck.into();
             }
             let chunk = match self.read(ex, client, output).await {
                 Ok(chunk) => chunk,
@@ -320,8 +406,8 @@ impl Source<'_> {
         count(ex, first.len() as u64);
         output.push_stored(ex, first);
         loop {
-            if self.settle(ex, client, output).await.is_err() {
-                return End::ClientGone;
+            if let Err(stuck) = self.settle(ex, client, output).await {
+                return stuck.into();
             }
             let chunk = match self.read_or_end(ex, client, output).await {
                 Ok(Some(chunk)) => chunk,
@@ -329,24 +415,24 @@ impl Source<'_> {
                 Err(end) => return end,
             };
             count(ex, chunk.len() as u64);
-            if let Err(ClientGone) = self.pass(ex, client, output, chunk).await {
-                return End::ClientGone;
+            if let Err(stuck) = self.pass(ex, client, output, chunk).await {
+                return stuck.into();
             }
         }
     }
 
-    /// Sends what has gathered, if it is much or must not wait.
+    /// Sends what was pushed, or lets it wait its turn. Everything that came in one read leaves at
+    /// once: nothing says when more will come.
     async fn settle(
         &mut self,
         ex: &mut Exchange,
         client: &mut Client,
         output: &mut Output,
-    ) -> Result<(), ClientGone> {
+    ) -> Result<(), Stuck> {
         if ex.unbuffered {
             output.flush_filters(ex);
         }
-        // Everything that came in one read leaves at once: nothing says when more will come.
-        output.flush(client).await
+        self.ahead.settle(ex, client, output).await
     }
 
     /// Hands one read on.
@@ -356,16 +442,14 @@ impl Source<'_> {
         client: &mut Client,
         output: &mut Output,
         chunk: Chunk,
-    ) -> Result<(), ClientGone> {
-        if output.is_plain() {
-            return output.send_chunk(ex, client, chunk).await;
+    ) -> Result<(), Stuck> {
+        if output.is_plain() && self.ahead.is_idle(client, output) {
+            self.ahead.send_chunk(ex, client, output, chunk);
+            return Ok(());
         }
         output.push(ex, &chunk);
         drop(chunk);
-        if output.pending() >= GATHER || ex.unbuffered || output.is_unfiltered() {
-            return self.settle(ex, client, output).await;
-        }
-        Ok(())
+        self.settle(ex, client, output).await
     }
 
     /// The next bytes; the end of the connection is a failure.
@@ -392,41 +476,43 @@ impl Source<'_> {
         output: &mut Output,
     ) -> Result<Option<Chunk>, End> {
         let conn = &mut self.answer.kept.conn;
-        conn.listen(Class::Large);
-        if output.pending() > 0 && output.flush(client).await.is_err() {
-            return Err(End::ClientGone);
+        if !self.ahead.has_room(output) {
+            // Whoever is not asked cannot be late.
+            conn.sock.set_deadline(None);
+            self.ahead.room(ex, client, output).await?;
         }
+        conn.listen(Class::Large);
         conn.sock
             .set_deadline(Some(clock::now_ms() + self.conf.read_timeout_ms));
-        let ignore_abort = self.conf.ignore_client_abort;
-        let result = poll_fn(|cx| {
-            if let Poll::Ready(result) = conn.poll_read(cx) {
-                return Poll::Ready(Some(result));
-            }
-            if !ignore_abort && client.poll_gone(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            Poll::Pending
-        })
-        .await;
-        match result {
-            None => Err(End::ClientGone),
-            Some(Ok(chunk)) if !chunk.is_empty() => {
+        let watch = !self.conf.ignore_client_abort;
+        match self.ahead.read(ex, client, output, conn, watch).await? {
+            Event::Gone => Err(End::ClientGone),
+            Event::Read(Ok(chunk)) if !chunk.is_empty() => {
                 if let Some(state) = ex.upstream.last_mut() {
                     state.bytes_received += chunk.len() as u64;
                 }
-                if let Some(rate) = &mut self.rate {
-                    rate.came(chunk.len()).await;
+                let pause = self.rate.as_mut().and_then(|r| r.came(chunk.len()));
+                if let Some(pause) = pause {
+                    conn.sock.set_deadline(None);
+                    self.ahead.rest(ex, client, output, pause).await?;
                 }
                 Ok(Some(chunk))
             }
-            Some(Ok(_)) if !conn.sock.timed_out() => Ok(None),
-            Some(other) => {
+            Event::Read(Ok(_)) if !conn.sock.timed_out() => Ok(None),
+            Event::Read(other) => {
                 attempt::read_failed(ex, conn, other.err(), Level::Error);
                 Err(End::Broken)
             }
         }
     }
+}
+
+/// Counts body bytes that came from the peer without being read.
+fn received(ex: &mut Exchange, n: u64) {
+    if let Some(state) = ex.upstream.last_mut() {
+        state.bytes_received += n;
+    }
+    count(ex, n);
 }
 
 /// Counts body bytes from the peer.

@@ -8,6 +8,7 @@ use super::*;
 const LIMITS: SpliceLimits = SpliceLimits {
     read_timeout_ms: 5000,
     write_timeout_ms: 5000,
+    stall_ms: None,
 };
 
 #[test]
@@ -26,7 +27,8 @@ fn a_body_is_moved_exactly() {
         let count = expected.len() as u64;
         let moved = splice_body(&from, &to, count, LIMITS, |part| seen += part)
             .await
-            .unwrap();
+            .unwrap()
+            .moved;
         assert_eq!((moved, seen), (count, count));
         // Both are as before: what follows is received, and sent, as usual.
         assert!(!from.options().nonblocking().unwrap() && !to.options().nonblocking().unwrap());
@@ -52,7 +54,10 @@ fn a_source_that_ends_early_is_told_by_the_count() {
         source.send(vec![1; 1000]).await.0.unwrap();
         drop(source);
         assert_eq!(
-            splice_body(&from, &to, 5000, LIMITS, |_| ()).await.unwrap(),
+            splice_body(&from, &to, 5000, LIMITS, |_| ())
+                .await
+                .unwrap()
+                .moved,
             1000
         );
         assert_eq!(
@@ -177,5 +182,44 @@ fn a_file_is_opened_by_its_path() {
         let missing = File::open(&path).await.err().unwrap();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         assert!(File::temporary(Path::new("/nonexistent")).await.is_err());
+    });
+}
+
+#[test]
+fn a_stall_hands_back_what_is_in_the_pipe() {
+    run(async {
+        let (source, from) = tcp_pair().await;
+        let (to, sink) = tcp_pair().await;
+        let expected = noise(16 << 20);
+        let count = expected.len() as u64;
+        let sent = source.send(expected.clone());
+        let limits = SpliceLimits {
+            stall_ms: Some(20),
+            ..LIMITS
+        };
+        let result = splice_body(&from, &to, count, limits, |_| ())
+            .await
+            .unwrap();
+        let mut stalled = result.stalled.expect("nobody reads");
+        let on_its_way = result.moved + stalled.len();
+        assert!(result.moved > 0 && !stalled.is_empty() && on_its_way < count);
+        assert!(!to.options().nonblocking().unwrap());
+
+        // The wait for room goes on while the rest is sent.
+        let waiting = stalled.waiting.take().unwrap();
+        let reader = spawn(async move { receive_all(&sink).await });
+        let mut buf = Vec::with_capacity(5000);
+        while !stalled.is_empty() {
+            stalled.take(&mut buf).unwrap();
+            buf = to.send(buf).await.1;
+        }
+        waiting.await.unwrap();
+        drop(stalled);
+        assert_eq!(usage().pipes, 1, "an empty pipe is used again");
+        drop(to);
+        let got = reader.await.unwrap();
+        assert_eq!(got.len() as u64, on_its_way);
+        assert!(got == expected[..got.len()]);
+        drop((sent, source, from));
     });
 }
