@@ -175,3 +175,47 @@ fn no_generation_piles_up() {
     let children = read(format!("/proc/{0}/task/{0}/children", s.pid()));
     assert!(children.split_whitespace().count() <= 1, "{children}");
 }
+
+#[test]
+fn no_old_generation_lingers() {
+    if skip_on_nginx("each reload leaves it a worker for the tunnel") {
+        return;
+    }
+    let b = Backend::raw(|mut conn, _| {
+        if conn.try_head().is_some() {
+            conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\n\r\n");
+            conn.drain();
+        }
+    });
+    // Large enough to be seen if a single one stays.
+    let locations: String = (0..80)
+        .map(|n| format!("location ~ ^/(?<name{n}>[a-z]+)/{n}$ {{ return 200 $name{n}; }}\n"))
+        .collect();
+    let conf = format!(
+        "server {{ listen 127.0.0.1:%%P0%%; location / {{ proxy_set_header Upgrade raw; proxy_pass \
+         http://127.0.0.1:%%B0%%; }}\n{locations}}}"
+    );
+    let s = http(&conf, &[&b]);
+    let mut tunnels: Vec<Conn> = (0..4).map(|_| s.connect()).collect();
+    for c in &mut tunnels {
+        c.send("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: raw\r\nConnection: upgrade\r\n\r\n");
+        assert_eq!(c.response().status, 101);
+        s.reload();
+    }
+    let settled = resident_kib(s.pid());
+    for _ in 0..12 {
+        s.reload();
+        assert_eq!(s.get("/abc/79").text(), "abc");
+    }
+    let grown = resident_kib(s.pid()).saturating_sub(settled);
+    assert!(grown < 6 << 10, "{grown} KiB more than {settled}");
+    assert_eq!(b.open(), tunnels.len());
+}
+
+/// Resident memory of a process in KiB.
+fn resident_kib(pid: u32) -> u64 {
+    let status = read(format!("/proc/{pid}/status"));
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.expect("VmRSS").parse().unwrap()
+}
