@@ -299,3 +299,27 @@ fn a_graceful_quit_waits_for_tunnels_up_to_its_timeout() {
     assert_eq!(s.wait_exit(PATIENCE).unwrap().code(), Some(0));
     assert!(ws.read().is_err());
 }
+
+#[test]
+fn a_101_that_nobody_asked_for_is_an_error() {
+    if skip_on_nginx("the client's wish is enough for it") {
+        return;
+    }
+    let b = upgrading(|mut conn| conn.drain());
+    let s = http(
+        r#"
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location / { proxy_pass http://127.0.0.1:%%B0%%; }
+            location /set { proxy_set_header Upgrade raw; proxy_pass http://127.0.0.1:%%B0%%; }
+        }
+    "#,
+        &[&b],
+    );
+    // The upstream does not hear of the client's wish.
+    assert_eq!(s.request(UPGRADE).status, 502);
+    // The client does not want what the upstream is asked for.
+    assert_eq!(s.get("/set").status, 502);
+    s.wait_for_text("error.log", "upstream sent unexpected status 101");
+    assert_eq!(s.request(UPGRADE.replace("/ ", "/set ")).status, 101);
+}

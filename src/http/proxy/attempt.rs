@@ -282,7 +282,7 @@ async fn read_head(
             state.bytes_received += chunk.len() as u64;
         }
         drop(chunk);
-        if let Some(framing) = parse(ex, &limits, &mut interim, failure)? {
+        if let Some(framing) = parse(ex, conf, &limits, &mut interim, failure)? {
             return Ok(framing);
         }
         conn.sock
@@ -293,6 +293,7 @@ async fn read_head(
 /// Parses what has come; `None` needs more.
 fn parse(
     ex: &mut Exchange,
+    conf: &Conf,
     limits: &HeadLimits,
     interim: &mut u32,
     failure: &mut Failure,
@@ -312,10 +313,12 @@ fn parse(
                 return Err(Failed::Upstream(*failure));
             }
         }
-        let head = &ex.response.upstream;
-        match head.status {
-            101 if asked_to_upgrade(ex) => return Ok(Some(Framing::None)),
+        let status = ex.response.upstream.status;
+        match status {
             101 => {
+                if asked_to_upgrade(ex, conf) {
+                    return Ok(Some(Framing::None));
+                }
                 ex.log(
                     Level::Error,
                     format_args!("upstream sent unexpected status 101 while {}", ex.doing),
@@ -334,7 +337,7 @@ fn parse(
                     );
                     return Err(Failed::Upstream(*failure));
                 }
-                let len = head.len;
+                let len = ex.response.upstream.len;
                 ex.response.buf.drain(..len);
                 ex.response.upstream.clear();
                 if ex.response.buf.is_empty() {
@@ -358,8 +361,9 @@ fn parse(
     }
 }
 
-fn asked_to_upgrade(ex: &Exchange) -> bool {
-    ex.request.field(Token::Upgrade).is_some()
+/// Whether the client asked for another protocol, and the upstream was told.
+fn asked_to_upgrade(ex: &mut Exchange, conf: &Conf) -> bool {
+    ex.request.field(Token::Upgrade).is_some() && head::passes_upgrade(ex, conf)
 }
 
 /// Logs a read that brought nothing, at `level` unless it took too long, and says what it means.

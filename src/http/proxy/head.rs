@@ -64,6 +64,20 @@ pub fn write_request(
     out.extend_from_slice(b"\r\n");
 }
 
+/// Whether the request's head has an `Upgrade` field: the client's is not passed on by itself.
+pub fn passes_upgrade(ex: &mut Exchange, conf: &Conf) -> bool {
+    let names_it = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next();
+        name.is_some_and(|name| name.eq_ignore_ascii_case(b"upgrade"))
+    };
+    conf.set_headers.iter().any(|line| match line {
+        SetHeader::Constant(line) => names_it(line),
+        SetHeader::Variable(prefix, template) => {
+            names_it(prefix) && template.eval_nonempty(ex, &mut Vec::new())
+        }
+    })
+}
+
 fn is_passed(field: &Field, conf: &Conf, buf: &[u8]) -> bool {
     if field.is_hop_by_hop() || conf.skip.contains(field.token) {
         return false;
