@@ -141,8 +141,12 @@ impl<C: Idle> IdlePool<C> {
         None
     }
 
-    /// Keeps a connection whose request is over, unless it has served its time; then, or when the
-    /// group is full of fresher ones, a connection is dropped and thereby closed.
+    /// Keeps a connection whose request is over, unless it has served its time; then it is dropped
+    /// and thereby closed.
+    ///
+    /// The limit of the group holds for connections that really lie idle: [`IdlePool::sweep`] closes
+    /// what is above it. Answers come in batches, and the connections of one batch are idle only
+    /// until the next requests, a moment later; closing them would open as many again.
     pub fn checkin(&mut self, kept: Kept<C>, group: usize, conf: &Keepalive, now_ms: u64) {
         let is_over = kept.requests >= conf.requests
             || now_ms.saturating_sub(kept.opened_ms) > conf.time_ms
@@ -151,20 +155,29 @@ impl<C: Idle> IdlePool<C> {
         if is_over {
             return;
         }
-        while self
-            .groups
-            .get(group)
-            .is_some_and(|list| list.len >= conf.connections)
-        {
+        let bound = conf.connections.saturating_add(BATCH_MAX);
+        while self.groups.get(group).is_some_and(|list| list.len >= bound) {
             self.remove(self.groups[group].tail);
         }
         let tag = conf.local.then_some(kept.tag);
         let expires_ms = now_ms.saturating_add(conf.timeout_ms);
-        self.insert(kept, group, tag, expires_ms);
+        self.insert(kept, group, tag, expires_ms, now_ms);
+        self.groups[group].max = conf.connections;
     }
 
-    /// Closes what timed out or went stale. For a timer of about a second.
+    /// Closes what timed out or went stale, and what a group has too many of. For a timer of some
+    /// ten milliseconds.
     pub fn sweep(&mut self, now_ms: u64) {
+        for group in 0..self.groups.len() {
+            while self.groups[group].len > self.groups[group].max {
+                let oldest = self.groups[group].tail;
+                let idle_ms = now_ms.saturating_sub(self.nodes[oldest as usize].since_ms);
+                if idle_ms < BATCH_MS {
+                    break;
+                }
+                self.remove(oldest);
+            }
+        }
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
             let Some(kept) = &mut node.kept else { continue };
@@ -199,7 +212,14 @@ impl<C: Idle> IdlePool<C> {
         self.len == 0
     }
 
-    fn insert(&mut self, kept: Kept<C>, group: usize, tag: Option<u64>, expires_ms: u64) {
+    fn insert(
+        &mut self,
+        kept: Kept<C>,
+        group: usize,
+        tag: Option<u64>,
+        expires_ms: u64,
+        since_ms: u64,
+    ) {
         let slot = kept.peer.slot();
         grow(&mut self.groups, group);
         grow(&mut self.peers, slot);
@@ -212,6 +232,7 @@ impl<C: Idle> IdlePool<C> {
             kept: Some(kept),
             tag,
             expires_ms,
+            since_ms,
             group,
             group_links,
             peer_links,
@@ -278,6 +299,8 @@ struct Node<C> {
     /// The tag a request must have; `None`: any request of the group may use the connection.
     tag: Option<u64>,
     expires_ms: u64,
+    /// Monotonic ms since when it lies idle.
+    since_ms: u64,
     group: u32,
     group_links: Links,
     peer_links: Links,
@@ -300,6 +323,8 @@ struct List {
     head: u32,
     tail: u32,
     len: u32,
+    /// Of a group: how many may lie idle.
+    max: u32,
 }
 
 impl List {
@@ -307,6 +332,7 @@ impl List {
         head: NONE,
         tail: NONE,
         len: 0,
+        max: 0,
     };
 
     fn push_front(&mut self, at: u32) {
@@ -323,6 +349,11 @@ fn grow(lists: &mut Vec<List>, index: usize) {
         lists.resize(index + 1, List::EMPTY);
     }
 }
+
+/// Connections above the limit of a group that may wait for the requests of the next moment.
+const BATCH_MAX: u32 = 1024;
+/// How long they may wait. A connection above the limit closes within this and a sweep.
+const BATCH_MS: u64 = 20;
 
 /// Sweeps that find the pool empty before it gives up its lists.
 const EMPTY_SWEEPS_MAX: u32 = 100;
@@ -394,8 +425,12 @@ mod tests {
                 10,
             );
         }
+        // One batch may be above the limit, but not for longer than a moment.
+        pool.sweep(10 + BATCH_MS - 1);
+        assert_eq!(pool.len(), 5);
+        pool.sweep(10 + BATCH_MS);
         assert_eq!(pool.len(), 3);
-        let mut take = |peer: usize| pool.checkout(&peers[peer], 0, 20).map(|kept| kept.conn.id);
+        let mut take = |peer: usize| pool.checkout(&peers[peer], 0, 40).map(|kept| kept.conn.id);
         assert_eq!([take(0), take(0), take(0)], [Some(4), Some(2), None]);
         assert_eq!([take(1), take(1)], [Some(3), None]);
     }
@@ -487,10 +522,6 @@ mod tests {
                         flags.insert(id, conn.stale.clone());
                         let kept = Kept::new(conn, &peers[peer], 0, now_ms);
                         pool.checkin(kept, group, &conf, now_ms);
-                        if model.iter().filter(|entry| entry.2 == group).count() == 4 {
-                            let oldest = model.iter().position(|entry| entry.2 == group);
-                            model.remove(oldest.unwrap());
-                        }
                         model.push((id, peer, group, now_ms + 100));
                     }
                     5..=7 => {
@@ -515,6 +546,17 @@ mod tests {
                     }
                     _ => {
                         pool.sweep(now_ms);
+                        for group in 0..2 {
+                            let of_group = |entry: &&(u32, usize, usize, u64)| entry.2 == group;
+                            while model.iter().filter(of_group).count() > 4 {
+                                let oldest = model.iter().position(|entry| entry.2 == group);
+                                let oldest = oldest.unwrap();
+                                if now_ms - (model[oldest].3 - 100) < BATCH_MS {
+                                    break;
+                                }
+                                model.remove(oldest);
+                            }
+                        }
                         model.retain(|entry| entry.3 > now_ms && !flags[&entry.0].get());
                     }
                 }
