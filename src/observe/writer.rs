@@ -35,6 +35,9 @@ const POOL_BUFFER_BYTES_MAX: usize = 256 << 10;
 /// The size of a new buffer: some lines, so that it need not grow at once.
 const BUFFER_BYTES: usize = 4 << 10;
 
+/// Buffers there from the start: what workers fill while the writer gathers, or waits for a core.
+const BUFFERS_READY: usize = 64;
+
 /// How long the writer lets buffers gather once it is awake. It is not waiting on the queue then,
 /// so a busy worker's `write` costs no futex call.
 const GATHER: Duration = Duration::from_millis(1);
@@ -198,6 +201,7 @@ pub fn start() -> io::Result<()> {
         bytes: AtomicUsize::new(0),
     };
     if QUEUE.set(queue).is_ok() {
+        (0..BUFFERS_READY).for_each(|_| recycle(Vec::with_capacity(BUFFER_BYTES)));
         thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || {
