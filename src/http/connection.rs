@@ -426,7 +426,7 @@ async fn read_head(ex: &mut Exchange, client: &mut Client) -> Next {
     take_head(ex, client);
     match accept_head(ex) {
         Ok(()) => {
-            client.listen_if_bodiless(&ex.request.body);
+            client.listen_for_next(&ex.request.body, ex.keepalive);
             Next::Request
         }
         Err(status) => Next::Refuse(status),
@@ -638,9 +638,11 @@ async fn linger(ex: &Exchange, client: &mut Client, unread: bool) {
 }
 
 impl Client {
-    /// Keeps a read in flight during the exchange unless the body's reads come first.
-    pub fn listen_if_bodiless(&mut self, body: &RequestBody) {
-        if !body.is_unread() {
+    /// Keeps a read in flight during the exchange, unless the body's reads come first or the
+    /// connection will not serve another request.
+    pub fn listen_for_next(&mut self, body: &RequestBody, keepalive: bool) {
+        self.stop_waiting();
+        if keepalive && !body.is_unread() {
             self.listen();
         }
     }
@@ -663,7 +665,7 @@ mod tests {
 
     #[test]
     fn a_working_connection_is_not_large() {
-        assert!(future_size(work) <= 4096, "{}", future_size(work));
+        assert!(future_size(work) <= 4224, "{}", future_size(work));
         assert!(size_of::<Exchange>() <= 1152, "{}", size_of::<Exchange>());
         assert!(size_of::<Client>() <= 256, "{}", size_of::<Client>());
     }

@@ -144,9 +144,9 @@ impl<C: Idle> IdlePool<C> {
     /// Keeps a connection whose request is over, unless it has served its time; then it is dropped
     /// and thereby closed.
     ///
-    /// The limit of the group holds for connections that really lie idle: [`IdlePool::sweep`] closes
-    /// what is above it. Answers come in batches, and the connections of one batch are idle only
-    /// until the next requests, a moment later; closing them would open as many again.
+    /// The limit of the group holds for connections that really lie idle: [`IdlePool::sweep`]
+    /// closes what is above it. Answers come in batches, and the connections of one batch are idle
+    /// only until the next requests, a moment later; closing them would open as many again.
     pub fn checkin(&mut self, kept: Kept<C>, group: usize, conf: &Keepalive, now_ms: u64) {
         let is_over = kept.requests >= conf.requests
             || now_ms.saturating_sub(kept.opened_ms) > conf.time_ms

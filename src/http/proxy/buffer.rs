@@ -296,7 +296,8 @@ impl<'c> Ahead<'c> {
             }
         };
         let piece = match next {
-            Next::File { offset, .. } => self.load(ex, offset, n).await?,
+            // Boxed: few responses come by a file, and their state is in every connection.
+            Next::File { offset, .. } => Box::pin(self.load(ex, offset, n)).await?,
             _ => {
                 let pending = output.pending_mut();
                 if n == pending.len() {
@@ -331,10 +332,18 @@ impl<'c> Ahead<'c> {
 
     /// Moves bytes from memory into the file if memory is full.
     async fn spill(&mut self, ex: &mut Exchange, output: &mut Output) -> Result<(), Stuck> {
-        let n = self.queue.spill(output.pending());
-        if n == 0 {
-            return Ok(());
+        match self.queue.spill(output.pending()) {
+            0 => Ok(()),
+            n => Box::pin(self.spill_now(ex, output, n)).await,
         }
+    }
+
+    async fn spill_now(
+        &mut self,
+        ex: &mut Exchange,
+        output: &mut Output,
+        n: usize,
+    ) -> Result<(), Stuck> {
         let file = match &self.file {
             Some(file) => file,
             None => self.file.insert(create(ex, self.conf).await?),
