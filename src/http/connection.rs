@@ -43,7 +43,7 @@ struct Parked {
 }
 
 /// A client connection from accept to close: a task that is small while nothing happens. What a
-/// working connection needs, 3.7 KiB and its buffers, lives in a future of its own ([`work`]),
+/// working connection needs, 4.1 KiB and its buffers, lives in a future of its own ([`work`]),
 /// which is dropped when the connection has been idle for a second.
 pub struct Connection {
     place: Place,
@@ -667,6 +667,6 @@ mod tests {
     fn a_working_connection_is_not_large() {
         assert!(future_size(work) <= 4224, "{}", future_size(work));
         assert!(size_of::<Exchange>() <= 1152, "{}", size_of::<Exchange>());
-        assert!(size_of::<Client>() <= 256, "{}", size_of::<Client>());
+        assert!(size_of::<Client>() <= 304, "{}", size_of::<Client>());
     }
 }
