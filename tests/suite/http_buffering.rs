@@ -9,10 +9,15 @@ use crate::common::*;
 /// More than all socket buffers between a backend and a client that does not read.
 const LARGE: usize = 24 << 20;
 
+/// Room for an answer at a client. Little, but for several of the loopback's 64 KiB segments: what
+/// has no room for one drops it, and TCP then waits twice as long each time before it tries again,
+/// so that a client that reads after some seconds gets nothing for some more.
+const ROOM: usize = 128 << 10;
+
 /// A client that has sent a request, has little room for the answer and does not read it.
 fn stuck(mut c: Conn, path: &str) -> Conn {
     socket2::SockRef::from(c.tcp())
-        .set_recv_buffer_size(16 << 10)
+        .set_recv_buffer_size(ROOM)
         .unwrap();
     c.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
     c
@@ -92,10 +97,6 @@ fn settled(count: &AtomicUsize) -> usize {
 }
 
 fn assert_body(c: &mut Conn, body: &[u8], what: &str) {
-    // With a small window the rest would take its time.
-    socket2::SockRef::from(c.tcp())
-        .set_recv_buffer_size(4 << 20)
-        .unwrap();
     let r = c
         .try_response("GET")
         .unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -165,7 +166,7 @@ fn filtered_and_unframed_bodies_wait_as_well() {
     poured.store(0, Ordering::SeqCst);
     let mut c = s.connect();
     socket2::SockRef::from(c.tcp())
-        .set_recv_buffer_size(16 << 10)
+        .set_recv_buffer_size(ROOM)
         .unwrap();
     c.send("GET /gzip HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n");
     wait_for("the backend to be done", || {
@@ -224,6 +225,52 @@ fn without_room_the_upstream_waits() {
                 std::thread::sleep(Duration::from_millis(2500));
                 let held = settled(poured);
                 assert!(held < LARGE, "{path}: {held} bytes left the backend");
+                assert_body(&mut c, body, path);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_client_that_stops_and_goes_gets_everything() {
+    let size = 12 << 20;
+    let body = Arc::new(Rng(11).bytes(size));
+    let (b, _) = pouring(body.clone());
+    let s = http(
+        r#"
+        proxy_read_timeout 1s;
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location /little { proxy_max_temp_file_size 1m; proxy_pass http://127.0.0.1:%%B0%%; }
+            location /tight {
+                proxy_buffers 4 4k; proxy_busy_buffers_size 8k; proxy_temp_file_write_size 4k;
+                proxy_max_temp_file_size 64k; proxy_pass http://127.0.0.1:%%B0%%;
+            }
+            location /off { proxy_buffering off; proxy_pass http://127.0.0.1:%%B0%%; }
+        }
+    "#,
+        &[&b],
+    );
+    let paths = [
+        "/little/length",
+        "/little/chunked",
+        "/tight/chunked",
+        "/off/chunked",
+    ];
+    std::thread::scope(|scope| {
+        for (n, path) in paths.into_iter().enumerate() {
+            let (s, body) = (&s, &body);
+            scope.spawn(move || {
+                let mut rng = Rng(n as u64);
+                let mut c = stuck(s.connect(), path);
+                while c.buffered().len() < size {
+                    // It stops, so that what waits for it moves on to the next place.
+                    std::thread::sleep(Duration::from_millis(rng.below(20) as u64));
+                    let goal = c.buffered().len() + rng.below(1 << 20);
+                    while c.buffered().len() < goal.min(size) {
+                        c.more().unwrap_or_else(|| panic!("{path}: nothing came"));
+                    }
+                }
                 assert_body(&mut c, body, path);
             });
         }

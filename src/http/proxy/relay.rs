@@ -491,9 +491,10 @@ impl Source<'_, '_> {
                 if let Some(state) = ex.upstream.last_mut() {
                     state.bytes_received += chunk.len() as u64;
                 }
+                // It is not asked again before these have a place, which a slow disk may delay.
+                conn.sock.set_deadline(None);
                 let pause = self.rate.as_mut().and_then(|r| r.came(chunk.len()));
                 if let Some(pause) = pause {
-                    conn.sock.set_deadline(None);
                     self.ahead.rest(ex, client, output, pause).await?;
                 }
                 Ok(Some(chunk))
