@@ -1,6 +1,6 @@
 //! The client's side of an HTTP/1.1 connection: bytes in, bytes out, and what is in flight.
 //!
-//! While an exchange runs one read is in flight, if a next request is expected. It costs nothing
+//! Exactly one read is in flight while an exchange runs. It costs nothing
 //! while it waits (the buffer is chosen by the kernel when data arrives), it will deliver the next
 //! request, and until then it tells at once when the client goes away.
 
@@ -10,13 +10,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::base::clock;
-use crate::ring::{self, Chunk, Class, Expect, Recv, Send, Socket};
+use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
 
 /// Unread input above which no further read is started (pipelined requests wait in the kernel).
 const INPUT_MAX: usize = 64 << 10;
-/// A wait that is worth a read of its own; less than the time of a sweep, after which it is looked
-/// at again.
-const LONG_MS: u64 = 40;
 
 /// Buffers above this are not kept for the next request.
 const KEPT_BYTES_MAX: usize = 64 << 10;
@@ -36,8 +33,6 @@ pub struct Client {
     sending: Option<Send<Vec<u8>>>,
     sending_chunk: Option<Send<Chunk>>,
     spare: Vec<u8>,
-    /// Monotonic ms since when something is awaited without a read in flight.
-    waits_since_ms: Option<u64>,
 }
 
 impl Client {
@@ -52,7 +47,6 @@ impl Client {
             sending: None,
             sending_chunk: None,
             spare: Vec::new(),
-            waits_since_ms: None,
         }
     }
 
@@ -112,18 +106,8 @@ impl Client {
 
     /// Polls for the end of the connection while something else is awaited. Data that arrives
     /// (a pipelined request) is kept in `input`. Ready when the client has gone.
-    ///
-    /// Where no read is in flight, since no further request is expected, one is started when the
-    /// wait has become long: a read that is not over when the connection closes has to be ended
-    /// first, which answers that come at once are spared.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.recv.is_none() && !self.closed {
-                if !self.has_waited(cx) {
-                    return Poll::Pending;
-                }
-                self.listen();
-            }
             let Some(recv) = self.recv.as_mut() else {
                 return if self.closed {
                     Poll::Ready(())
@@ -142,25 +126,6 @@ impl Client {
                     self.listen();
                 }
                 _ => self.closed = true,
-            }
-        }
-    }
-
-    /// What was awaited is there.
-    pub fn stop_waiting(&mut self) {
-        self.waits_since_ms = None;
-    }
-
-    /// Whether what is awaited has been so for long; sees to it that this is asked again then.
-    fn has_waited(&mut self, cx: &Context<'_>) -> bool {
-        let now_ms = clock::now_ms();
-        match self.waits_since_ms {
-            Some(since_ms) if now_ms.saturating_sub(since_ms) >= LONG_MS => true,
-            Some(_) => false,
-            None => {
-                self.waits_since_ms = Some(now_ms);
-                ring::wake_later(cx.waker());
-                false
             }
         }
     }

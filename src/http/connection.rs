@@ -426,7 +426,7 @@ async fn read_head(ex: &mut Exchange, client: &mut Client) -> Next {
     take_head(ex, client);
     match accept_head(ex) {
         Ok(()) => {
-            client.listen_for_next(&ex.request.body, ex.keepalive);
+            client.listen_for_next(&ex.request.body);
             Next::Request
         }
         Err(status) => Next::Refuse(status),
@@ -638,11 +638,11 @@ async fn linger(ex: &Exchange, client: &mut Client, unread: bool) {
 }
 
 impl Client {
-    /// Keeps a read in flight during the exchange, unless the body's reads come first or the
-    /// connection will not serve another request.
-    pub fn listen_for_next(&mut self, body: &RequestBody, keepalive: bool) {
-        self.stop_waiting();
-        if keepalive && !body.is_unread() {
+    /// Keeps a read in flight during the exchange unless the body's reads come first. Also where no
+    /// next request is expected: that the read has to be ended before the connection closes was
+    /// measured to cost less than to have none.
+    pub fn listen_for_next(&mut self, body: &RequestBody) {
+        if !body.is_unread() {
             self.listen();
         }
     }

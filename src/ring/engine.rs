@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::ptr;
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use io_uring::{opcode, types};
@@ -107,12 +106,6 @@ pub fn on_sweep(hook: impl FnMut(u64) -> bool + 'static) {
     require(|engine| engine.hooks.borrow_mut().push(Box::new(hook)));
 }
 
-/// Wakes the task at the sweep after the next one, once: for what need not be noticed at once and
-/// is rarely there to notice. Costs no timer.
-pub fn wake_later(waker: &Waker) {
-    require(|engine| engine.later.borrow_mut().push(waker.clone()));
-}
-
 /// Figures of this thread's engine, for tests and metrics.
 pub fn usage() -> Usage {
     require(|engine| Usage {
@@ -159,10 +152,6 @@ pub(super) struct Engine {
     pub(super) parts: RefCell<Vec<Box<Parts>>>,
     pub(super) pipes: RefCell<Vec<Pipe>>,
     hooks: RefCell<Vec<Hook>>,
-    /// Tasks to wake at the next sweep but one.
-    later: RefCell<Vec<Waker>>,
-    /// Tasks to wake at the next sweep.
-    soon: RefCell<Vec<Waker>>,
     leftovers: RefCell<Vec<Rc<OwnedFd>>>,
 }
 
@@ -210,8 +199,6 @@ impl Running {
             parts: RefCell::default(),
             pipes: RefCell::default(),
             hooks: RefCell::default(),
-            later: RefCell::default(),
-            soon: RefCell::default(),
             leftovers: RefCell::default(),
         }));
         ENGINE.with(|current| current.set(engine));
@@ -233,8 +220,6 @@ impl Drop for Running {
         with(|engine| {
             engine.open.set(false);
             engine.hooks.take();
-            engine.soon.take();
-            engine.later.take();
             engine.orphans.take();
         });
         // Tasks go first, giving their buffers back, then the ring with all that is under way.
@@ -302,10 +287,7 @@ async fn sweep_until_closed(pause: Duration) {
         while require(|engine| engine.expire(now_ms)) {
             yield_now().await;
         }
-        require(|engine| {
-            engine.collect_orphans();
-            engine.wake_soon();
-        });
+        require(|engine| engine.collect_orphans());
         run_hooks(now_ms);
     }
 }
@@ -327,12 +309,6 @@ impl Engine {
             };
             shutdown(slot.fd.get(), how);
         })
-    }
-
-    fn wake_soon(&self) {
-        let mut soon = self.soon.borrow_mut();
-        soon.drain(..).for_each(Waker::wake);
-        std::mem::swap(&mut *soon, &mut self.later.borrow_mut());
     }
 
     fn collect_orphans(&self) {

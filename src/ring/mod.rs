@@ -33,9 +33,7 @@ pub use addr::Addr;
 pub use buffers::Buffers;
 pub use chunk::Chunk;
 pub use connect::{ConnectOpts, connect};
-pub use engine::{
-    EngineConf, Usage, blocking, on_sweep, sleep, spawn, start, usage, wake_later, yield_now,
-};
+pub use engine::{EngineConf, Usage, blocking, on_sweep, sleep, spawn, start, usage, yield_now};
 pub use file::{File, FileKind, Metadata, stat};
 pub use listener::Listener;
 pub use poll::Readiness;

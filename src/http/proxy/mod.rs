@@ -85,7 +85,7 @@ async fn prepare_body(
     if ex.request.body.is_unread() && conf.request_buffering && conf.pass_request_body {
         body::read_whole(ex, client).await?;
     }
-    client.listen_for_next(&ex.request.body, ex.keepalive);
+    client.listen_for_next(&ex.request.body);
     Ok(())
 }
 
