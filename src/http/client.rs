@@ -1,8 +1,8 @@
 //! The client's side of an HTTP/1.1 connection: bytes in, bytes out, and what is in flight.
 //!
-//! Exactly one read is in flight while an exchange runs. It costs nothing
-//! while it waits (the buffer is chosen by the kernel when data arrives), it will deliver the next
-//! request, and until then it tells at once when the client goes away.
+//! Exactly one read is in flight while an exchange runs. It costs nothing while it waits (the
+//! buffer is chosen by the kernel when data arrives), it will deliver the next request, and until
+//! then it tells at once when the client goes away.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,7 +18,7 @@ const INPUT_MAX: usize = 64 << 10;
 /// Buffers above this are not kept for the next request.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
-/// One client connection's socket and buffers: 208 bytes, and three buffers that grow to what
+/// One client connection's socket and buffers: 296 bytes, and three buffers that grow to what
 /// the largest request and response so far needed, 64 KiB at most. None while it is parked.
 pub struct Client {
     /// The connection.
@@ -136,9 +136,7 @@ impl Client {
     /// The failure of that send.
     pub async fn take_out(&mut self) -> io::Result<Vec<u8>> {
         self.flush().await?;
-        let mut out = std::mem::take(&mut self.spare);
-        out.clear();
-        Ok(out)
+        Ok(self.spare_out())
     }
 
     /// Sends `out` and waits until the kernel has taken all of it.
@@ -147,8 +145,7 @@ impl Client {
     /// What send(2) reported; the response is then truncated.
     pub async fn send(&mut self, out: Vec<u8>, timeout_ms: u64) -> io::Result<()> {
         self.flush().await?;
-        self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
-        self.sending = Some(self.sock.send(out));
+        self.start(out, timeout_ms);
         self.flush().await
     }
 

@@ -137,11 +137,6 @@ impl Output {
             && matches!(self.framing, Framing::Length(_) | Framing::Close)
     }
 
-    /// Whether body bytes are only framed, so that nothing is gained by gathering them.
-    pub fn is_unfiltered(&self) -> bool {
-        self.filter.is_none()
-    }
-
     /// Whether the client gets no body, whatever the content is.
     pub fn is_bodiless(&self) -> bool {
         self.framing == Framing::None

@@ -118,11 +118,6 @@ impl<T> HostTable<T> {
         self.values.is_empty()
     }
 
-    /// Whether there is any wildcard.
-    pub fn has_wildcards(&self) -> bool {
-        !self.leading.is_empty() || !self.trailing.is_empty()
-    }
-
     fn exact(&self, host: &[u8]) -> Option<&usize> {
         if self.exact.is_empty() {
             None

@@ -86,11 +86,6 @@ impl Pattern {
         }
         found
     }
-
-    /// Whether the expression has groups.
-    pub fn has_groups(&self) -> bool {
-        self.regex.groups() > 0
-    }
 }
 
 #[cfg(test)]

@@ -96,13 +96,6 @@ impl Store {
         target.bytes.extend_from_slice(value);
     }
 
-    /// Marks `slot` as having no value (a named group which took no part in the match).
-    pub fn set_missing(&mut self, slot: Slot) {
-        let target = self.occupy(slot);
-        target.state = State::Missing;
-        target.bytes.clear();
-    }
-
     /// Takes the buffer of `slot`, empty, to compute the value in; the slot reads as
     /// [`Stored::Busy`] until [`Store::finish`] is called with that buffer.
     pub fn begin(&mut self, slot: Slot) -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! worker's ring waits on, events come back through a channel.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -67,12 +67,6 @@ impl Inbox {
     /// The worker's number, from 0.
     pub fn index(&self) -> usize {
         self.index
-    }
-
-    /// The eventfd that becomes readable when there are commands. Read 8 bytes from it, then take
-    /// commands until there are none.
-    pub fn wakeup_fd(&self) -> RawFd {
-        self.wakeup.as_raw_fd()
     }
 
     /// A descriptor of the eventfd for the worker's ring.
