@@ -1,6 +1,7 @@
 //! Facts of time, text and bytes that everything else may use.
 
 pub mod capability;
+pub mod client_hello;
 pub mod clock;
 pub mod hash;
 pub mod listen;

@@ -265,9 +265,7 @@ async fn begin(ex: &mut Exchange, client: &mut Client) -> bool {
             }
             Ok(None) => {}
             Err(_) => {
-                let shown = String::from_utf8_lossy(&client.input)
-                    .escape_debug()
-                    .to_string();
+                let shown = proxy_protocol::shown(&client.input);
                 ex.log(
                     Level::Error,
                     format_args!("broken header: \"{shown}\" while {}", ex.doing),

@@ -63,6 +63,11 @@ pub(super) static TABLE: &[V] = &[
         proxy_protocol(ex, |header| header.destination.port(), out)
     })
     .doc("Server port of the PROXY protocol header."),
+    V::family("proxy_protocol_tlv_", |ex, name, out| {
+        let header = ex.client.proxy_protocol.as_ref();
+        header.is_some_and(|header| header.tlv(name, out))
+    })
+    .doc("An extension of a version 2 PROXY protocol header."),
     V::new("hostname", |_, _, out| {
         found(out, syslog::hostname().as_bytes())
     })
