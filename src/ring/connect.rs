@@ -74,11 +74,15 @@ fn open(target: &SockAddr, opts: &ConnectOpts) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-fn bind_to(socket: &socket2::Socket, bind: SocketAddr, transparent: bool) -> io::Result<()> {
+pub(super) fn bind_to(
+    socket: &socket2::Socket,
+    bind: SocketAddr,
+    transparent: bool,
+) -> io::Result<()> {
     if transparent {
         socket.set_ip_transparent_v4(true)?;
     }
-    if bind.port() == 0 {
+    if bind.port() == 0 && socket.r#type()? == Type::STREAM {
         // The port is then chosen at connect, when only the whole pair has to be unique.
         no_port_yet(socket)?;
     }

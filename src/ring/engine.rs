@@ -12,6 +12,7 @@ use io_uring::{opcode, types};
 use tokio::task::JoinHandle;
 
 use super::buffers::{self, Buffers, Group};
+use super::datagram::Room;
 use super::op::Op;
 use super::recv::Orphan;
 use super::send::Parts;
@@ -151,6 +152,8 @@ pub(super) struct Engine {
     #[expect(clippy::vec_box, reason = "the kernel is told where they are")]
     pub(super) parts: RefCell<Vec<Box<Parts>>>,
     pub(super) pipes: RefCell<Vec<Pipe>>,
+    /// What datagrams are received into, when nobody has it.
+    pub(super) rooms: RefCell<Option<Box<Room>>>,
     hooks: RefCell<Vec<Hook>>,
     leftovers: RefCell<Vec<Rc<OwnedFd>>>,
 }
@@ -198,6 +201,7 @@ impl Running {
             orphans: RefCell::default(),
             parts: RefCell::default(),
             pipes: RefCell::default(),
+            rooms: RefCell::default(),
             hooks: RefCell::default(),
             leftovers: RefCell::default(),
         }));

@@ -1,5 +1,6 @@
 //! The engine against real sockets.
 
+mod datagram;
 mod engine;
 mod listener;
 mod socket;
