@@ -30,9 +30,9 @@ use batch::{Message, receive, send};
 
 /// A socket that clients send datagrams to. Not `Send`.
 ///
-/// It may be one of several descriptors of the same socket (a binary or a worker that takes over has
-/// another), so nothing here shuts it down: what waits is cancelled, and it closes with its last
-/// [`Replies`].
+/// It may be one of several descriptors of the same socket (a binary or a worker that takes over
+/// has another), so nothing here shuts it down: what waits is cancelled, and it closes with its
+/// last [`Replies`].
 pub struct Datagrams {
     replies: Replies,
     wait: Option<Op<()>>,
