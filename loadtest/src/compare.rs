@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::args::Args;
+use crate::bulk::{self, BulkOptions, Sink};
 use crate::http::Target;
 use crate::idle::{self, IdleOptions};
 use crate::load::{self, LoadOptions};
 use crate::process::{self, ProcessTree};
-use crate::proxies::{BackendProcess, Family, Program, Proxy};
+use crate::proxies::{self, BackendProcess, Family, Program, Proxy};
 use crate::report::{self, Results, Row, Sample};
 use crate::scenario::{self, Kind, Scenario};
 use crate::{Outcome, svg, sys};
@@ -23,6 +24,7 @@ pub const OPTIONS: &[&str] = &[
     "warmup",
     "settle",
     "scenario",
+    "group",
     "binary",
     "nginx",
     "haproxy",
@@ -47,14 +49,17 @@ pub fn main(args: &Args) -> Outcome<ExitCode> {
     sys::raise_descriptor_limit()?;
     sys::pin(plan.load_core)
         .map_err(|error| format!("core {} cannot be used: {error}", plan.load_core))?;
-    let backend = BackendProcess::start(BACKENDS)?;
+    let servers = Servers {
+        backend: BackendProcess::start(BACKENDS)?,
+        sink: Sink::open(&["127.0.0.1:0"; BACKENDS])?,
+    };
     let scratch = Scratch::new()?;
     let mut results = Results {
         labels: plan.labels(),
         ..Results::default()
     };
     for scenario in &plan.scenarios {
-        let row = plan.measure(scenario, &backend, scratch.path())?;
+        let row = plan.measure(scenario, &servers, scratch.path())?;
         println!("{}", report::scenario_table(&results.labels, &row));
         results.rows.push(row);
     }
@@ -67,6 +72,13 @@ pub fn main(args: &Args) -> Outcome<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What is behind the proxies.
+struct Servers {
+    backend: BackendProcess,
+    /// For bulk flows.
+    sink: Sink,
 }
 
 /// What the options ask for.
@@ -90,9 +102,12 @@ impl Plan {
             return Err("rounds and seconds must not be 0".into());
         }
         let out = args.all("out").last().map(PathBuf::from);
+        let scenarios = scenario::select(&args.all("scenario"), &args.all("group"))?;
+        let mut programs = find_programs(args)?;
+        programs.retain(|program| scenarios.iter().any(|s| program.runs(s.conf)));
         Ok(Self {
-            scenarios: scenario::select(&args.all("scenario"))?,
-            programs: find_programs(args)?,
+            scenarios,
+            programs,
             rounds,
             duration,
             warmup: args.seconds("warmup", 0.5)?,
@@ -115,18 +130,17 @@ impl Plan {
     ///
     /// # Errors
     /// An interrupt.
-    fn measure(
-        &self,
-        scenario: &Scenario,
-        backend: &BackendProcess,
-        scratch: &Path,
-    ) -> Outcome<Row> {
+    fn measure(&self, scenario: &Scenario, servers: &Servers, scratch: &Path) -> Outcome<Row> {
         let mut row = Row::new(*scenario, self.programs.len());
         let mut running: Vec<Option<Proxy>> = self.programs.iter().map(|_| None).collect();
         for round in 0..self.rounds {
             for turn in 0..self.programs.len() {
                 let index = (round + turn) % self.programs.len();
                 let program = &self.programs[index];
+                let has_failed = row.notes.iter().any(|(column, _)| *column == index);
+                if has_failed || !program.runs(scenario.conf) {
+                    continue;
+                }
                 eprintln!(
                     "{} round {}/{}: {}",
                     scenario.name,
@@ -134,25 +148,15 @@ impl Plan {
                     self.rounds,
                     program.label
                 );
-                if row.notes.iter().any(|(column, _)| *column == index) {
-                    continue;
-                }
                 let directory = scratch.join(format!("{}-{index}", scenario.name));
-                let start = || {
-                    program.start(
-                        scenario.conf,
-                        &backend.addresses,
-                        &directory,
-                        self.proxy_core,
-                    )
-                };
+                let start = || self.start(program, scenario, servers, &directory);
                 // Memory is measured on a process that has done nothing else.
-                let fresh = scenario.kind == Kind::Idle || running[index].is_none();
+                let fresh = scenario.kind.is_memory() || running[index].is_none();
                 let sample = match fresh {
                     true => start().map(|proxy| running[index].insert(proxy)),
                     false => running[index].as_mut().ok_or_else(|| "it is gone".into()),
                 }
-                .and_then(|proxy| self.sample(scenario, backend, proxy));
+                .and_then(|proxy| self.sample(scenario, servers, proxy));
                 match sample {
                     Ok(sample) => row.samples[index].push(sample),
                     Err(error) => {
@@ -162,7 +166,7 @@ impl Plan {
                         row.notes.push((index, note.trim().to_owned()));
                     }
                 }
-                if scenario.kind == Kind::Idle {
+                if scenario.kind.is_memory() {
                     running[index] = None;
                 }
                 sys::pause(PAUSE)?;
@@ -171,35 +175,52 @@ impl Plan {
         Ok(row)
     }
 
-    fn sample(
+    fn start(
         &self,
+        program: &Program,
         scenario: &Scenario,
-        backend: &BackendProcess,
-        proxy: &Proxy,
-    ) -> Outcome<Sample> {
-        let address = proxy.address;
-        let path = format!("/{}", scenario.body_bytes);
-        let target = Target {
-            addr: address,
-            host: address.to_string(),
-            path,
-        };
+        servers: &Servers,
+        directory: &Path,
+    ) -> Outcome<Proxy> {
+        let (conf, core) = (scenario.conf, self.proxy_core);
+        match scenario.kind {
+            Kind::Bulk => {
+                let backends = servers.sink.addresses()?;
+                let answers = |proxy| servers.sink.answers(proxy);
+                program.start(conf, &backends, directory, core, answers)
+            }
+            _ => {
+                let backends = &servers.backend.addresses;
+                program.start(conf, backends, directory, core, proxies::answers)
+            }
+        }
+    }
+
+    fn sample(&self, scenario: &Scenario, servers: &Servers, proxy: &Proxy) -> Outcome<Sample> {
         let tree = proxy.tree()?;
-        if scenario.kind == Kind::Idle {
-            let connections = scenario.connections;
-            let options = IdleOptions {
-                target,
-                connections,
-                settle: self.settle,
+        if scenario.kind.is_memory() {
+            return self.memory_sample(scenario, proxy, &tree);
+        }
+        let usage = || {
+            let cores = [self.proxy_core, self.load_core];
+            Usage::now(&cores, &tree, &servers.backend)
+        };
+        let before = usage()?;
+        if scenario.kind == Kind::Bulk {
+            let options = BulkOptions {
+                target: proxy.address,
+                flows: scenario.connections,
+                warmup: self.warmup,
+                duration: self.duration,
             };
-            let report = idle::run(&options, &tree)?;
-            return Ok(Sample::Memory {
-                bytes_each: report.bytes_each(),
-                lost: report.lost as u64,
-            });
+            let report = bulk::run(&options, &servers.sink, Some(&tree))?;
+            return match report.bytes {
+                0 => Err("no byte arrived".into()),
+                _ => Ok(Sample::bulk(&report, usage()?.foreign_share(&before))),
+            };
         }
         let options = LoadOptions {
-            target,
+            target: target(scenario, proxy),
             connections: scenario.connections,
             new_connections: scenario.kind == Kind::NewConnection,
             rate: match scenario.kind {
@@ -210,13 +231,30 @@ impl Plan {
             warmup: self.warmup,
             duration: self.duration,
         };
-        let usage = || Usage::now(&[self.proxy_core, self.load_core], &tree, backend);
-        let before = usage()?;
         let report = load::run(&options, Some(&tree))?;
         match report.requests {
             0 => Err(format!("no request succeeded ({:?})", report.errors).into()),
             _ => Ok(Sample::load(&report, usage()?.foreign_share(&before))),
         }
+    }
+
+    fn memory_sample(
+        &self,
+        scenario: &Scenario,
+        proxy: &Proxy,
+        tree: &ProcessTree,
+    ) -> Outcome<Sample> {
+        let options = IdleOptions {
+            target: target(scenario, proxy),
+            untouched: scenario.kind == Kind::Untouched,
+            connections: scenario.connections,
+            settle: self.settle,
+        };
+        let report = idle::run(&options, tree)?;
+        Ok(Sample::Memory {
+            bytes_each: report.bytes_each(),
+            lost: report.lost as u64,
+        })
     }
 
     fn write(&self, results: &Results, summary: &str) -> Outcome<()> {
@@ -235,6 +273,15 @@ impl Plan {
             self.out.display()
         );
         Ok(())
+    }
+}
+
+/// What a scenario asks a proxy for.
+fn target(scenario: &Scenario, proxy: &Proxy) -> Target {
+    Target {
+        addr: proxy.address,
+        host: proxy.address.to_string(),
+        path: format!("/{}", scenario.body_bytes),
     }
 }
 
@@ -301,6 +348,9 @@ fn find_programs(args: &Args) -> Outcome<Vec<Program>> {
             continue;
         }
         match Program::find(family, Path::new(path), counts) {
+            Ok(program) if family == Family::Haproxy => {
+                programs.extend([program.clone(), program.with_splice()]);
+            }
             Ok(program) => programs.push(program),
             Err(why) => eprintln!("{} is left out: {why}", family.word()),
         }

@@ -1,4 +1,4 @@
-//! What an idle keepalive connection costs a proxy in user memory.
+//! What an idle connection costs a proxy in user memory.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -20,6 +20,8 @@ const CALM: Duration = Duration::from_secs(1);
 pub struct IdleOptions {
     /// Where each connection's one request goes.
     pub target: Target,
+    /// Whether that request comes only after memory was read, to see that the connection lives.
+    pub untouched: bool,
     /// How many connections stay open.
     pub connections: usize,
     /// How long they have been idle when memory is read.
@@ -53,6 +55,7 @@ impl IdleReport {
 pub fn main(args: &Args) -> Outcome<()> {
     let options = IdleOptions {
         target: Target::parse(args.one("URL")?)?,
+        untouched: args.has("untouched"),
         connections: args.get("connections")?.unwrap_or(10_000),
         settle: args.seconds("settle", 5.0)?,
     };
@@ -69,8 +72,9 @@ pub fn main(args: &Args) -> Outcome<()> {
     Ok(())
 }
 
-/// Opens the connections, asks one request on each, waits and reads the growth of PSS. A first
-/// group of connections, closed again, keeps code and pools touched for the first time out of it.
+/// Opens the connections, asks one request on each (unless they are to stay untouched), waits and
+/// reads the growth of PSS. A first group of connections, closed again, keeps code and pools touched
+/// for the first time out of it.
 ///
 /// # Errors
 /// Too few descriptors; failed requests; `/proc` that cannot be read; an interrupt.
@@ -84,18 +88,26 @@ pub fn run(options: &IdleOptions, proxy: &ProcessTree) -> io::Result<IdleReport>
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let request = options.target.request(false);
-    drop(open_group(&options.target, &request, GROUP)?);
+    let ask_group = |group: &mut [TcpStream]| ask(group, &request);
+    ask_group(&mut open_group(&options.target, GROUP)?)?;
     sys::pause(CALM)?;
     let before = proxy.pss_bytes()?;
     let mut idle = Vec::with_capacity(options.connections);
     while idle.len() < options.connections {
         sys::interrupted()?;
         let size = GROUP.min(options.connections - idle.len());
-        idle.extend(open_group(&options.target, &request, size)?);
+        let mut group = open_group(&options.target, size)?;
+        if !options.untouched {
+            ask_group(&mut group)?;
+        }
+        idle.extend(group);
     }
     sys::pause(options.settle)?;
     let after = proxy.pss_bytes()?;
-    let lost = idle.iter().filter(|stream| !is_open(stream)).count();
+    let lost = match options.untouched {
+        true => count_silent(&mut idle, &request),
+        false => idle.iter().filter(|stream| !is_open(stream)).count(),
+    };
     Ok(IdleReport {
         connections: idle.len(),
         lost,
@@ -104,18 +116,28 @@ pub fn run(options: &IdleOptions, proxy: &ProcessTree) -> io::Result<IdleReport>
     })
 }
 
-fn open_group(target: &Target, request: &[u8], size: usize) -> io::Result<Vec<TcpStream>> {
+fn open_group(target: &Target, size: usize) -> io::Result<Vec<TcpStream>> {
     let mut group = Vec::with_capacity(size);
     for _ in 0..size {
-        let mut stream = TcpStream::connect_timeout(&target.addr, REPLY_TIMEOUT)?;
+        let stream = TcpStream::connect_timeout(&target.addr, REPLY_TIMEOUT)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-        stream.write_all(request)?;
         group.push(stream);
     }
-    for stream in &mut group {
-        read_reply(stream)?;
-    }
     Ok(group)
+}
+
+/// One request on each, all before the first reply is read.
+fn ask(group: &mut [TcpStream], request: &[u8]) -> io::Result<()> {
+    for stream in group.iter_mut() {
+        stream.write_all(request)?;
+    }
+    group.iter_mut().try_for_each(read_reply)
+}
+
+/// How many do not answer a request.
+fn count_silent(streams: &mut [TcpStream], request: &[u8]) -> usize {
+    let is_silent = |stream: &mut TcpStream| ask(std::slice::from_mut(stream), request).is_err();
+    streams.iter_mut().map(is_silent).filter(|&is| is).count()
 }
 
 fn read_reply(stream: &mut TcpStream) -> io::Result<()> {

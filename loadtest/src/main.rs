@@ -2,6 +2,7 @@
 
 mod args;
 mod backend;
+mod bulk;
 mod compare;
 mod histogram;
 mod http;
@@ -26,9 +27,13 @@ usage: ringway-loadtest COMMAND [OPTIONS]
   load URL [--connections 64] [--seconds 10] [--warmup 1] [--rate PER_SECOND]
        [--new-connections] [--expect BYTES] [--pid PROXY_PID] [--core N]
       closed loop, or open loop at a fixed rate
-  idle URL --pid PROXY_PID [--connections 10000] [--settle 5]
-      memory (PSS) per idle keepalive connection
-  compare [--rounds 5] [--seconds 3] [--warmup 0.5] [--settle 5] [--scenario NAME]...
+  bulk ADDRESS [--sink 127.0.0.1:9000]... [--flows 8] [--seconds 10] [--warmup 1]
+       [--pid PROXY_PID] [--core N]
+      TCP flows at full speed through the proxy at ADDRESS to the sink, which this command is too
+  idle URL --pid PROXY_PID [--connections 10000] [--settle 5] [--untouched]
+      memory (PSS) per idle connection after one request, or before it
+  compare [--rounds 5] [--seconds 3] [--warmup 0.5] [--settle 5]
+          [--scenario NAME[,NAME]...]... [--group http|stream]...
           [--binary target/release/ringway] [--nginx PATH]... [--haproxy PATH]...
           [--proxies ringway,nginx,haproxy] [--out DIR] [--proxy-core 0] [--load-core 1] [--check]
       ringway beside nginx and HAProxy; --check exits 1 when a target is missed
@@ -69,7 +74,14 @@ fn dispatch(command: &str, words: &[String]) -> Outcome<ExitCode> {
             ];
             load::main(&Args::parse(words, &options, &["new-connections"])?)?;
         }
-        "idle" => idle::main(&Args::parse(words, &["pid", "connections", "settle"], &[])?)?,
+        "bulk" => {
+            let options = ["sink", "flows", "seconds", "warmup", "pid", "core"];
+            bulk::main(&Args::parse(words, &options, &[])?)?;
+        }
+        "idle" => {
+            let options = ["pid", "connections", "settle"];
+            idle::main(&Args::parse(words, &options, &["untouched"])?)?;
+        }
         "compare" => return compare::main(&Args::parse(words, compare::OPTIONS, &["check"])?),
         "help" | "-h" | "--help" => print!("{USAGE}"),
         "" => return Err(format!("no command given\n\n{USAGE}").into()),

@@ -50,6 +50,10 @@ pub struct Program {
     pub label: String,
     /// Whether ringway's targets speak of it; the others are for orientation.
     pub counts: bool,
+    /// HAProxy with `option splice-auto`, for streams only.
+    pub splice: bool,
+    /// nginx: what `-g` has to say for `stream` to be there.
+    stream_module: Option<String>,
 }
 
 impl Program {
@@ -58,13 +62,15 @@ impl Program {
     /// # Errors
     /// A message for the user when it cannot be run.
     pub fn find(family: Family, path: &Path, counts: bool) -> Result<Self, String> {
+        let flag = if family == Family::Nginx { "-V" } else { "-v" };
         let output = Command::new(path)
-            .arg("-v")
+            .arg(flag)
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("{} cannot be run: {error}", path.display()))?;
         let text = [output.stderr, output.stdout].concat();
-        let version = parse_version(&String::from_utf8_lossy(&text));
+        let text = String::from_utf8_lossy(&text);
+        let version = parse_version(&text);
         let name = if family == Family::Haproxy {
             "HAProxy"
         } else {
@@ -72,15 +78,40 @@ impl Program {
         };
         let label = version.map_or_else(|| name.to_owned(), |version| format!("{name} {version}"));
         Ok(Self {
-            family,
             path: path.to_owned(),
-            label,
             counts,
+            stream_module: stream_module(&text),
+            ..Self::named(family, &label)
         })
     }
 
-    /// Starts it on a free port with one worker bound to `core`, and waits until it answers.
-    /// `directory` is made and holds its files.
+    /// A column without a program behind it.
+    pub fn named(family: Family, label: &str) -> Self {
+        Self {
+            family,
+            path: PathBuf::new(),
+            label: label.to_owned(),
+            counts: true,
+            splice: false,
+            stream_module: None,
+        }
+    }
+
+    /// The same HAProxy, told to splice.
+    #[must_use]
+    pub fn with_splice(mut self) -> Self {
+        self.label += " splice-auto";
+        self.splice = true;
+        self
+    }
+
+    /// Whether it has a column in scenarios with this configuration.
+    pub fn runs(&self, conf: Conf) -> bool {
+        !self.splice || conf == Conf::Stream
+    }
+
+    /// Starts it on a free port with one worker bound to `core`, and waits until `answers` says
+    /// that it does. `directory` is made and holds its files.
     ///
     /// # Errors
     /// A message for the user, with what the proxy itself said.
@@ -90,13 +121,14 @@ impl Program {
         backends: &[SocketAddr],
         directory: &Path,
         core: usize,
+        answers: impl Fn(SocketAddr) -> io::Result<bool>,
     ) -> Outcome<Proxy> {
         fs::create_dir_all(directory)?;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = Command::new(&self.path);
         if self.family == Family::Haproxy {
             let file = directory.join("haproxy.cfg");
-            fs::write(&file, haproxy_cfg(address, backends))?;
+            fs::write(&file, haproxy_cfg(conf, self.splice, address, backends))?;
             command.arg("-db").arg("-f").arg(file);
         } else {
             let file = directory.join("nginx.conf");
@@ -106,6 +138,9 @@ impl Program {
                 reference_proxy_conf(address, backends),
             )?;
             command.arg("-p").arg(directory).arg("-c").arg(file);
+            if let (Conf::Stream, Some(module)) = (conf, &self.stream_module) {
+                command.arg("-g").arg(module);
+            }
         }
         let log = File::create(directory.join("output.log"))?;
         command
@@ -125,7 +160,7 @@ impl Program {
             address,
             directory: directory.to_owned(),
         };
-        proxy.wait_until_ready()?;
+        proxy.wait_until_ready(answers)?;
         Ok(proxy)
     }
 }
@@ -158,7 +193,10 @@ impl Proxy {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    fn wait_until_ready(&mut self) -> Outcome<()> {
+    fn wait_until_ready(
+        &mut self,
+        answers: impl Fn(SocketAddr) -> io::Result<bool>,
+    ) -> Outcome<()> {
         let end = Instant::now() + START_TIMEOUT;
         loop {
             sys::interrupted()?;
@@ -259,7 +297,10 @@ impl Drop for BackendProcess {
 }
 
 /// Whether a request to the proxy comes back with status 200.
-fn answers(address: SocketAddr) -> io::Result<bool> {
+///
+/// # Errors
+/// It does not accept, or ends the connection without an answer.
+pub fn answers(address: SocketAddr) -> io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.write_all(b"GET /100 HTTP/1.1\r\nHost: ready\r\nConnection: close\r\n\r\n")?;
@@ -284,6 +325,15 @@ fn parse_version(text: &str) -> Option<String> {
     line.split([' ', '/', '-'])
         .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
         .map(str::to_owned)
+}
+
+/// Debian's nginx has `stream` in a module of its own; others have it built in or not at all.
+fn stream_module(configured: &str) -> Option<String> {
+    let mut words = configured.split_whitespace();
+    let directory = words.find_map(|word| word.strip_prefix("--modules-path="))?;
+    configured
+        .contains("--with-stream=dynamic")
+        .then(|| format!("load_module {directory}/ngx_stream_module.so;"))
 }
 
 fn nginx_conf(
@@ -353,6 +403,27 @@ http {{
 }}
 "
         ),
+        Conf::Stream => format!(
+            "daemon off;
+worker_processes 1;
+pid {directory}/proxy.pid;
+error_log {directory}/error.log error;
+
+events {{
+    worker_connections 16000;
+}}
+
+stream {{
+    upstream backends {{
+{servers}    }}
+
+    server {{
+        listen {address} backlog=4096;
+        proxy_pass backends;
+    }}
+}}
+"
+        ),
     }
 }
 
@@ -377,13 +448,22 @@ server {{
     )
 }
 
-/// One file for every scenario: keepalive on both sides is HAProxy's default.
-fn haproxy_cfg(address: SocketAddr, backends: &[SocketAddr]) -> String {
+/// Keepalive on both sides is HAProxy's default in HTTP mode.
+fn haproxy_cfg(conf: Conf, splice: bool, address: SocketAddr, backends: &[SocketAddr]) -> String {
     let servers: String = backends
         .iter()
         .enumerate()
         .map(|(index, backend)| format!("    server s{index} {backend}\n"))
         .collect();
+    let mode = match conf {
+        Conf::Stream if splice => "tcp\n    option splice-auto",
+        Conf::Stream => "tcp",
+        Conf::Tuned | Conf::Reference => "http\n    timeout http-keep-alive 300s",
+    };
+    let reuse = match conf {
+        Conf::Stream => "",
+        Conf::Tuned | Conf::Reference => "    http-reuse always\n",
+    };
     format!(
         "global
     nbthread 1
@@ -391,11 +471,10 @@ fn haproxy_cfg(address: SocketAddr, backends: &[SocketAddr]) -> String {
     no strict-limits
 
 defaults
-    mode http
+    mode {mode}
     timeout connect 60s
     timeout client 300s
-    timeout server 60s
-    timeout http-keep-alive 300s
+    timeout server 300s
 
 frontend in
     bind {address} backlog 4096
@@ -403,8 +482,7 @@ frontend in
 
 backend backends
     balance roundrobin
-    http-reuse always
-{servers}"
+{reuse}{servers}"
     )
 }
 
@@ -422,6 +500,16 @@ mod tests {
         );
         assert_eq!(version("ringway version: ringway/0.1.0"), "0.1.0");
         assert_eq!(version("usage"), "");
+    }
+
+    #[test]
+    fn the_module_for_streams() {
+        let debian = "--prefix=/usr/share/nginx --modules-path=/usr/lib/nginx/modules \
+                      --with-stream=dynamic --with-stream_ssl_module";
+        let loaded = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;";
+        assert_eq!(stream_module(debian).as_deref(), Some(loaded));
+        assert_eq!(stream_module("--modules-path=/x --with-stream"), None);
+        assert_eq!(stream_module("--with-stream"), None);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! From samples to tables: medians over rounds, ratios by round, targets met or missed.
 
 use std::fmt::Write;
+use std::time::Duration;
 
+use crate::bulk::BulkReport;
 use crate::load::LoadReport;
+use crate::process::CpuTime;
 use crate::proxies::{Family, Program};
-use crate::scenario::{Scenario, Target};
+use crate::scenario::{Kind, Scenario, Target};
 
 /// Latencies closer than this are the same: two buckets of the histogram.
 const LATENCY_TOLERANCE: f64 = 1.016;
@@ -35,9 +38,10 @@ pub struct Row {
 /// One run against one proxy.
 #[derive(Clone, Copy, Debug)]
 pub enum Sample {
-    /// A load.
+    /// A load. Its unit of work is a request or, of bulk flows, a megabyte.
     Load {
         per_second: f64,
+        /// CPU time of the proxy per unit.
         cpu_micros: f64,
         /// Part of the CPU time spent in user mode, 0 to 1.
         user_share: f64,
@@ -62,7 +66,7 @@ impl Sample {
             per_second: report.per_second(),
             cpu_micros: report.cpu_micros().unwrap_or_default(),
             user_share: cpu.user_share(),
-            busy: cpu.total.as_secs_f64() / report.elapsed.as_secs_f64(),
+            busy: busy(cpu, report.elapsed),
             foreign,
             p50_micros: report.latencies.micros(0.5),
             p99_micros: report.latencies.micros(0.99),
@@ -71,7 +75,23 @@ impl Sample {
         }
     }
 
-    /// The figure that is compared: CPU µs per request, or bytes per connection. Less is better.
+    /// The figures of bulk flows through a proxy that was watched; they have no latencies.
+    pub fn bulk(report: &BulkReport, foreign: f64) -> Self {
+        let cpu = report.cpu.unwrap_or_default();
+        Self::Load {
+            per_second: report.megabytes() / report.elapsed.as_secs_f64(),
+            cpu_micros: report.cpu_micros().unwrap_or_default(),
+            user_share: cpu.user_share(),
+            busy: busy(cpu, report.elapsed),
+            foreign,
+            p50_micros: f64::NAN,
+            p99_micros: f64::NAN,
+            p999_micros: f64::NAN,
+            errors: report.errors,
+        }
+    }
+
+    /// The figure that is compared: CPU µs per unit of work, or bytes per connection. Less is better.
     pub fn cost(&self) -> f64 {
         match self {
             Self::Load { cpu_micros, .. } => *cpu_micros,
@@ -114,7 +134,9 @@ impl Sample {
 }
 
 const COLUMNS: usize = 10;
-const TSV_COLUMNS: &str = "scenario\tproxy\tround\trequests_per_second\tcpu_us_per_request\t\
+/// The column of work per second.
+const PER_SECOND: usize = 0;
+const TSV_COLUMNS: &str = "scenario\tproxy\tround\tunit\tper_second\tcpu_us_each\t\
     user_percent\tcore_busy_percent\tothers_percent\tp50_us\tp99_us\tp99.9_us\tpss_bytes_per_connection\terrors";
 
 impl Row {
@@ -154,40 +176,57 @@ impl Row {
         let pairs = self.samples[ours].iter().zip(&self.samples[theirs]);
         median(pairs.map(|(ours, theirs)| theirs.cost() / ours.cost()))
     }
+
+    /// The same of work per second.
+    fn speed_ratio(&self, ours: usize, theirs: usize) -> Option<f64> {
+        let pairs = self.samples[ours].iter().zip(&self.samples[theirs]);
+        median(
+            pairs.map(|(ours, theirs)| ours.columns()[PER_SECOND] / theirs.columns()[PER_SECOND]),
+        )
+    }
+}
+
+/// What [`Sample::cost`] is, for a scenario's bars and tables.
+pub fn unit_of_cost(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bulk => "CPU µs/MB",
+        _ if kind.is_memory() => "bytes each",
+        _ => "CPU µs/request",
+    }
+}
+
+fn unit(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bulk => "MB",
+        _ if kind.is_memory() => "connection",
+        _ => "request",
+    }
+}
+
+fn busy(cpu: CpuTime, elapsed: Duration) -> f64 {
+    cpu.total.as_secs_f64() / elapsed.as_secs_f64()
 }
 
 /// The table of one scenario, in Markdown.
 pub fn scenario_table(labels: &[String], row: &Row) -> String {
     let mut text = format!("### {}: {}\n\n", row.scenario.name, row.scenario.title);
-    let memory = matches!(row.scenario.target, Target::Memory(_));
-    text += match memory {
-        true => "| proxy | bytes per connection | connections lost |\n|---|--:|--:|\n",
-        false => {
+    text += match row.scenario.kind {
+        Kind::Bulk => {
+            "| proxy | GB/s | GB per CPU-second | CPU µs/MB | of it user | core busy | others \
+             | errors |\n|---|--:|--:|--:|--:|--:|--:|--:|\n"
+        }
+        kind if kind.is_memory() => {
+            "| proxy | bytes per connection | connections lost |\n|---|--:|--:|\n"
+        }
+        _ => {
             "| proxy | requests/s | CPU µs/request | of it user | core busy | others | p50 µs | p99 µs \
              | p99.9 µs | errors |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
         }
     };
     for (proxy, label) in labels.iter().enumerate() {
-        if row.samples[proxy].is_empty() {
-            continue;
+        if !row.samples[proxy].is_empty() {
+            add_line(&mut text, label, row, proxy);
         }
-        let cell = |column| row.median_column(proxy, column).unwrap_or(f64::NAN);
-        let errors = row.errors(proxy);
-        let _ = match memory {
-            true => writeln!(text, "| {label} | {:.0} | {errors} |", cell(8)),
-            false => writeln!(
-                text,
-                "| {label} | {:.0} | {:.2} | {:.0} % | {:.0} % | {:.0} % | {:.0} | {:.0} | {:.0} | {errors} |",
-                cell(0),
-                cell(1),
-                cell(2),
-                cell(3),
-                cell(4),
-                cell(5),
-                cell(6),
-                cell(7)
-            ),
-        };
     }
     let disturbed = (0..labels.len())
         .filter_map(|proxy| row.median_column(proxy, 4))
@@ -200,6 +239,37 @@ pub fn scenario_table(labels: &[String], row: &Row) -> String {
         let _ = writeln!(text, "\n{} failed: {why}", labels[*proxy]);
     }
     text
+}
+
+/// The medians of one proxy.
+fn add_line(text: &mut String, label: &str, row: &Row, proxy: usize) {
+    let cell = |column| row.median_column(proxy, column).unwrap_or(f64::NAN);
+    let errors = row.errors(proxy);
+    let shares = || {
+        let [user, busy, others] = [cell(2), cell(3), cell(4)];
+        format!("{user:.0} % | {busy:.0} % | {others:.0} %")
+    };
+    let _ = match row.scenario.kind {
+        Kind::Bulk => writeln!(
+            text,
+            "| {label} | {:.2} | {:.2} | {:.0} | {} | {errors} |",
+            cell(PER_SECOND) / 1e3,
+            1e3 / cell(1),
+            cell(1),
+            shares()
+        ),
+        kind if kind.is_memory() => writeln!(text, "| {label} | {:.0} | {errors} |", cell(8)),
+        _ => writeln!(
+            text,
+            "| {label} | {:.0} | {:.2} | {} | {:.0} | {:.0} | {:.0} | {errors} |",
+            cell(PER_SECOND),
+            cell(1),
+            shares(),
+            cell(5),
+            cell(6),
+            cell(7)
+        ),
+    };
 }
 
 /// The verdicts over all scenarios.
@@ -261,7 +331,7 @@ fn add_verdicts(summary: &mut Summary, programs: &[Program], row: &Row, ours: us
         return;
     };
     let name = row.scenario.name;
-    if let Target::Memory(limit) = row.scenario.target {
+    if let Target::Memory(limit) | Target::MemoryBelowNginx(limit) = row.scenario.target {
         let met = cost <= limit;
         summary.all_met &= met;
         let _ = writeln!(
@@ -273,34 +343,59 @@ fn add_verdicts(summary: &mut Summary, programs: &[Program], row: &Row, ours: us
     for (theirs, program) in programs
         .iter()
         .enumerate()
-        .filter(|(index, _)| *index != ours)
+        .filter(|(index, program)| *index != ours && program.runs(row.scenario.conf))
     {
         let Some((their_cost, ratio)) = row.median_cost(theirs).zip(row.ratio(ours, theirs)) else {
             summary.all_met &= !program.counts;
             continue;
         };
         let target = work_target(row.scenario.target, program);
-        let figure = if target_is_memory(row) {
-            "bytes each"
-        } else {
-            "CPU µs/request"
-        };
-        let (wanted, reached) = match target {
-            Some(target) => {
-                summary.all_met &= ratio >= target;
-                (format!("≥ {target:.2}"), yes(ratio >= target))
-            }
-            None => (String::new(), ""),
-        };
+        let figure = unit_of_cost(row.scenario.kind);
+        let (wanted, reached) = verdict(summary, ratio, target);
         let _ = writeln!(
             summary.text,
             "| {name} | {} | {figure} | {cost:.2} | {their_cost:.2} | {ratio:.2} | {wanted} | {reached} |",
             program.label
         );
-        if matches!(row.scenario.target, Target::WorkAndLatency { .. }) {
-            add_latencies(summary, program, row, (ours, theirs));
+        match row.scenario.target {
+            Target::WorkAndLatency { .. } => add_latencies(summary, program, row, (ours, theirs)),
+            Target::WorkAndSpeed { speed, .. } => {
+                add_speed(summary, program, row, (ours, theirs), speed);
+            }
+            _ => {}
         }
     }
+}
+
+/// What a ratio had to be, if anything, and whether it is.
+fn verdict(summary: &mut Summary, ratio: f64, target: Option<f64>) -> (String, &'static str) {
+    let Some(target) = target else {
+        return (String::new(), "");
+    };
+    summary.all_met &= ratio >= target;
+    (format!("≥ {target:.2}"), yes(ratio >= target))
+}
+
+/// Work per second, where the proxy and not the generator is what limits it.
+fn add_speed(
+    summary: &mut Summary,
+    program: &Program,
+    row: &Row,
+    (ours, theirs): (usize, usize),
+    target: f64,
+) {
+    let cell = |proxy| row.median_column(proxy, PER_SECOND).unwrap_or(f64::NAN);
+    let ratio = row.speed_ratio(ours, theirs).unwrap_or(f64::NAN);
+    let (wanted, reached) = verdict(summary, ratio, program.counts.then_some(target));
+    let _ = writeln!(
+        summary.text,
+        "| {} | {} | {}/s | {:.0} | {:.0} | {ratio:.2} | {wanted} | {reached} |",
+        row.scenario.name,
+        program.label,
+        unit(row.scenario.kind),
+        cell(ours),
+        cell(theirs)
+    );
 }
 
 /// p99 and p99.9 must not be above the other's.
@@ -325,20 +420,25 @@ fn add_latencies(summary: &mut Summary, program: &Program, row: &Row, pair: (usi
     }
 }
 
+/// What the ratio of costs has to be.
 fn work_target(target: Target, program: &Program) -> Option<f64> {
-    let (Target::Work { nginx, haproxy } | Target::WorkAndLatency { nginx, haproxy }) = target
-    else {
+    if !program.counts {
         return None;
+    }
+    let (nginx, haproxy) = match target {
+        Target::Work { nginx, haproxy } | Target::WorkAndLatency { nginx, haproxy } => {
+            (Some(nginx), Some(haproxy))
+        }
+        Target::WorkBesideNginx(nginx) => (Some(nginx), None),
+        Target::WorkAndSpeed { work, .. } => (work, work),
+        Target::Memory(_) => (None, None),
+        Target::MemoryBelowNginx(_) => (Some(1.0), None),
     };
     match program.family {
-        Family::Nginx if program.counts => Some(nginx),
-        Family::Haproxy if program.counts => Some(haproxy),
-        _ => None,
+        Family::Ringway => None,
+        Family::Nginx => nginx,
+        Family::Haproxy => haproxy,
     }
-}
-
-fn target_is_memory(row: &Row) -> bool {
-    matches!(row.scenario.target, Target::Memory(_))
 }
 
 fn yes(met: bool) -> &'static str {
@@ -351,7 +451,8 @@ pub fn tsv(results: &Results) -> String {
     for row in &results.rows {
         for (label, samples) in results.labels.iter().zip(&row.samples) {
             for (round, sample) in samples.iter().enumerate() {
-                let _ = write!(text, "{}\t{label}\t{}", row.scenario.name, round + 1);
+                let (name, unit) = (row.scenario.name, unit(row.scenario.kind));
+                let _ = write!(text, "{name}\t{label}\t{}\t{unit}", round + 1);
                 for value in sample.columns() {
                     let _ = match value.is_nan() {
                         true => write!(text, "\t"),
@@ -378,8 +479,6 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::scenario;
 
@@ -398,18 +497,12 @@ mod tests {
     }
 
     fn program(family: Family) -> Program {
-        let label = family.word().to_owned();
-        Program {
-            family,
-            path: PathBuf::new(),
-            label,
-            counts: true,
-        }
+        Program::named(family, family.word())
     }
 
     fn results(name: &str, ours: &[f64], theirs: &[f64]) -> (Vec<Program>, Results) {
         let programs = vec![program(Family::Ringway), program(Family::Nginx)];
-        let mut row = Row::new(scenario::select(&[name]).unwrap()[0], 2);
+        let mut row = Row::new(scenario::select(&[name], &[]).unwrap()[0], 2);
         row.samples[0] = ours.iter().copied().map(load).collect();
         row.samples[1] = theirs.iter().copied().map(load).collect();
         let labels = programs
@@ -451,6 +544,39 @@ mod tests {
     }
 
     #[test]
+    fn bulk_flows_are_judged_by_work_and_by_speed() {
+        let (programs, good) = results("stream-bulk-8", &[100.0], &[210.0]);
+        let good = summary(&programs, &good);
+        assert!(good.all_met, "{}", good.text);
+        let line = "| stream-bulk-8 | nginx | MB/s | 10000 | 4762 | 2.10 | ≥ 1.80 | yes |";
+        assert!(good.text.contains(line), "{}", good.text);
+        let (programs, slow) = results("stream-bulk-1", &[100.0], &[120.0]);
+        let slow = summary(&programs, &slow);
+        assert!(
+            !slow.all_met
+                && slow
+                    .text
+                    .contains("| CPU µs/MB | 100.00 | 120.00 | 1.20 |  |  |")
+        );
+    }
+
+    #[test]
+    fn memory_is_judged_by_its_limit_and_beside_nginx() {
+        let sample = |bytes_each| Sample::Memory {
+            bytes_each,
+            lost: 0,
+        };
+        let (programs, mut both) = results("stream-idle", &[], &[]);
+        both.rows[0].samples = vec![vec![sample(1000.0)], vec![sample(900.0)]];
+        let above_nginx = summary(&programs, &both);
+        assert!(!above_nginx.all_met);
+        let line = "| stream-idle | – | bytes each | 1000 | | | ≤ 2048 | yes |";
+        assert!(above_nginx.text.contains(line), "{}", above_nginx.text);
+        both.rows[0].samples[0] = vec![sample(800.0)];
+        assert!(summary(&programs, &both).all_met);
+    }
+
+    #[test]
     fn a_missing_figure_is_not_a_reached_target() {
         let (programs, results) = results("small100-64", &[], &[11.0]);
         assert!(!summary(&programs, &results).all_met);
@@ -461,6 +587,6 @@ mod tests {
         let (_, results) = results("rate10k", &[10.0], &[11.0]);
         let text = tsv(&results);
         let fields: Vec<usize> = text.lines().map(|line| line.split('\t').count()).collect();
-        assert_eq!(fields, [13, 13, 13]);
+        assert_eq!(fields, [14, 14, 14]);
     }
 }

@@ -11,7 +11,7 @@ pub struct Scenario {
     pub kind: Kind,
     /// Client connections.
     pub connections: usize,
-    /// Body length of every response.
+    /// Body length of every response; bulk flows have none.
     pub body_bytes: u64,
     /// Which configuration the proxies get.
     pub conf: Conf,
@@ -30,6 +30,17 @@ pub enum Kind {
     Rate(u32),
     /// One request per connection, then nothing; memory is measured.
     Idle,
+    /// Not a byte on any connection; memory is measured.
+    Untouched,
+    /// Flows in one direction, as fast as the proxy takes them; the sink discards.
+    Bulk,
+}
+
+impl Kind {
+    /// Whether memory is measured, which wants a process that has done nothing else.
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::Idle | Self::Untouched)
+    }
 }
 
 /// The configuration of a scenario.
@@ -39,6 +50,18 @@ pub enum Conf {
     Tuned,
     /// The reference `proxy.conf` in Debian's stock nginx.conf: no keepalive lines.
     Reference,
+    /// The same bytes carried as TCP: `stream` and `mode tcp`.
+    Stream,
+}
+
+impl Conf {
+    /// The word `--group` uses.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Tuned | Self::Reference => "http",
+            Self::Stream => "stream",
+        }
+    }
 }
 
 /// What ringway has to reach.
@@ -46,10 +69,16 @@ pub enum Conf {
 pub enum Target {
     /// Work per CPU-second, as a multiple of theirs.
     Work { nginx: f64, haproxy: f64 },
+    /// The same, of nginx's only.
+    WorkBesideNginx(f64),
     /// The same, and p99 and p99.9 not above theirs.
     WorkAndLatency { nginx: f64, haproxy: f64 },
+    /// Work per CPU-second (if any) and work per second, as multiples of everybody else's.
+    WorkAndSpeed { work: Option<f64>, speed: f64 },
     /// Bytes of user memory per connection, at most.
     Memory(f64),
+    /// The same, and below nginx's.
+    MemoryBelowNginx(f64),
 }
 
 /// Every scenario, in the order of the report.
@@ -147,30 +176,94 @@ pub const SCENARIOS: &[Scenario] = &[
             haproxy: 1.2,
         },
     },
+    Scenario {
+        name: "stream-bulk-8",
+        title: "8 TCP flows at full speed, the sink discards",
+        kind: Kind::Bulk,
+        connections: 8,
+        body_bytes: 0,
+        conf: Conf::Stream,
+        target: Target::WorkAndSpeed {
+            work: Some(2.0),
+            speed: 1.8,
+        },
+    },
+    Scenario {
+        name: "stream-bulk-1",
+        title: "1 TCP flow at full speed, the sink discards",
+        kind: Kind::Bulk,
+        connections: 1,
+        body_bytes: 0,
+        conf: Conf::Stream,
+        target: Target::WorkAndSpeed {
+            work: None,
+            speed: 1.3,
+        },
+    },
+    Scenario {
+        name: "stream-small",
+        title: "100 B responses carried as TCP, 64 keepalive connections",
+        kind: Kind::Closed,
+        connections: 64,
+        body_bytes: 100,
+        conf: Conf::Stream,
+        target: Target::Work {
+            nginx: 1.05,
+            haproxy: 1.05,
+        },
+    },
+    Scenario {
+        name: "stream-newconn",
+        title: "100 B responses carried as TCP, a new session per request, 64 at a time",
+        kind: Kind::NewConnection,
+        connections: 64,
+        body_bytes: 100,
+        conf: Conf::Stream,
+        target: Target::WorkBesideNginx(1.05),
+    },
+    Scenario {
+        name: "stream-idle",
+        title: "5,000 TCP sessions without a byte, growth of PSS each",
+        kind: Kind::Untouched,
+        connections: 5_000,
+        body_bytes: 100,
+        conf: Conf::Stream,
+        target: Target::MemoryBelowNginx(2.0 * 1024.0),
+    },
+    Scenario {
+        name: "stream-idle-used",
+        title: "5,000 TCP sessions idle after one request, growth of PSS each",
+        kind: Kind::Idle,
+        connections: 5_000,
+        body_bytes: 100,
+        conf: Conf::Stream,
+        target: Target::MemoryBelowNginx(2.0 * 1024.0),
+    },
 ];
 
-/// The scenarios called `names`; all of them when there are no names.
+/// The scenarios called `names` (each may be a list with commas) and those of the `groups`; all of
+/// them when there are neither.
 ///
 /// # Errors
-/// A message for the user that lists the known names.
-pub fn select(names: &[&str]) -> Result<Vec<Scenario>, String> {
-    if names.is_empty() {
-        return Ok(SCENARIOS.to_vec());
+/// A message for the user that lists what is known.
+pub fn select(names: &[&str], groups: &[&str]) -> Result<Vec<Scenario>, String> {
+    let names: Vec<&str> = names.iter().flat_map(|list| list.split(',')).collect();
+    let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+    if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+        let known = known.join(", ");
+        return Err(format!("unknown scenario \"{name}\"; there are {known}"));
     }
-    let find = |name: &&str| {
-        SCENARIOS
-            .iter()
-            .find(|scenario| scenario.name == *name)
-            .copied()
-            .ok_or_else(|| {
-                let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
-                format!(
-                    "unknown scenario \"{name}\"; there are {}",
-                    known.join(", ")
-                )
-            })
+    let is_group = |name: &&&str| SCENARIOS.iter().any(|s| s.conf.group() == **name);
+    if let Some(group) = groups.iter().find(|name| !is_group(name)) {
+        return Err(format!(
+            "unknown group \"{group}\"; there are http and stream"
+        ));
+    }
+    let is_chosen = |scenario: &&Scenario| {
+        let nothing_is_said = names.is_empty() && groups.is_empty();
+        nothing_is_said || names.contains(&scenario.name) || groups.contains(&scenario.conf.group())
     };
-    names.iter().map(find).collect()
+    Ok(SCENARIOS.iter().filter(is_chosen).copied().collect())
 }
 
 #[cfg(test)]
@@ -179,8 +272,20 @@ mod tests {
 
     #[test]
     fn selection() {
-        assert_eq!(select(&[]).unwrap().len(), SCENARIOS.len());
-        assert_eq!(select(&["1m-16", "newconn"]).unwrap()[1].name, "newconn");
-        assert!(select(&["fast"]).unwrap_err().contains("small100-64"));
+        let names = |names: &[&str], groups: &[&str]| -> Vec<&str> {
+            let chosen = select(names, groups).unwrap();
+            chosen.iter().map(|scenario| scenario.name).collect()
+        };
+        assert_eq!(names(&[], &[]).len(), SCENARIOS.len());
+        assert_eq!(names(&["newconn", "1m-16"], &[]), ["1m-16", "newconn"]);
+        assert_eq!(names(&["newconn,1m-16"], &[]), ["1m-16", "newconn"]);
+        let streams = names(&["1m-16"], &["stream"]);
+        assert_eq!(streams[..2], ["1m-16", "stream-bulk-8"]);
+        assert_eq!(
+            names(&[], &["http", "stream"]).len(),
+            names(&[], &["http"]).len() + streams.len() - 1
+        );
+        assert!(select(&["fast"], &[]).unwrap_err().contains("small100-64"));
+        assert!(select(&[], &["udp"]).unwrap_err().contains("stream"));
     }
 }

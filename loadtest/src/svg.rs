@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::report::{Results, Row};
-use crate::scenario::Target;
+use crate::scenario::Kind;
 
 const WIDTH: usize = 760;
 const MARGIN: usize = 20;
@@ -29,7 +29,7 @@ pub fn chart(results: &Results) -> String {
          viewBox=\"0 0 {WIDTH} {y}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"{MARGIN}\" y=\"28\" font-size=\"17\" font-weight=\"bold\">\
-         CPU time of the proxy per request</text>\n\
+         CPU time of the proxy per unit of work</text>\n\
          <text x=\"{MARGIN}\" y=\"46\" fill=\"#555\">medians; shorter is better; each panel has \
          its own scale</text>\n{body}</svg>\n"
     )
@@ -37,10 +37,10 @@ pub fn chart(results: &Results) -> String {
 
 /// Returns where the next panel begins.
 fn add_panel(body: &mut String, results: &Results, row: &Row, mut y: usize) -> usize {
-    let unit = if matches!(row.scenario.target, Target::Memory(_)) {
-        "bytes"
-    } else {
-        "µs"
+    let unit = match row.scenario.kind {
+        Kind::Bulk => "µs/MB",
+        kind if kind.is_memory() => "bytes",
+        _ => "µs",
     };
     let costs: Vec<Option<f64>> = (0..results.labels.len())
         .map(|i| row.median_cost(i))

@@ -202,9 +202,22 @@ fn connect_raw<T>(fd: &OwnedFd, addr: &T) -> io::Result<()> {
 /// # Errors
 /// Those of `setsockopt(2)`.
 pub fn set_no_delay(fd: &impl AsRawFd) -> io::Result<()> {
-    let (on, length) = (1 as c_int, size_of::<c_int>() as libc::socklen_t);
-    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_NODELAY);
-    let value = std::ptr::from_ref(&on).cast();
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+/// Lets a socket become readable only with so many bytes, or at its end (`SO_RCVLOWAT`); sockets
+/// accepted from a listener inherit it.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn set_receive_low_water(fd: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
+fn set_option(fd: &impl AsRawFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let length = size_of::<c_int>() as libc::socklen_t;
+    let value = std::ptr::from_ref(&value).cast();
     // SAFETY: value and length describe a live integer.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, value, length) })?;
     Ok(())
