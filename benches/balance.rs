@@ -5,10 +5,15 @@ use std::net::IpAddr;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ringway::upstream::{
-    Attempt, Group, Inputs, Keepalive, LocalState, Method, Outcome, PeerAddr, Registry, ServerSpec,
+    Attempt, Group, Inputs, Keepalive, LeastTime, LocalState, Method, Moment, Outcome, PeerAddr,
+    Registry, ServerSpec,
 };
 
-const METHODS: [(&str, Method); 7] = [
+const LEAST_TIME: LeastTime = LeastTime {
+    moment: Moment::LastByte,
+    inflight: true,
+};
+const METHODS: [(&str, Method); 9] = [
     ("round_robin", Method::RoundRobin),
     ("least_conn", Method::LeastConn),
     ("ip_hash", Method::IpHash),
@@ -16,6 +21,8 @@ const METHODS: [(&str, Method); 7] = [
     ("hash_consistent", Method::HashConsistent),
     ("random", Method::Random),
     ("random_two", Method::RandomTwo),
+    ("random_two_time", Method::RandomTwoTime(Moment::LastByte)),
+    ("least_time", Method::LeastTime(LEAST_TIME)),
 ];
 
 fn pick_and_release(c: &mut Criterion) {

@@ -400,7 +400,14 @@ fn quick_start(arguments: &HttpArguments, spawn: SpawnWorker) -> ExitCode {
 
 /// Refuses what would make another configuration than the flags look like.
 fn check_quick_start(arguments: &HttpArguments) -> Result<(), String> {
-    const METHODS: [&str; 5] = ["round_robin", "least_conn", "ip_hash", "hash", "random"];
+    const METHODS: [&str; 6] = [
+        "round_robin",
+        "least_conn",
+        "least_time",
+        "ip_hash",
+        "hash",
+        "random",
+    ];
     let is_plain =
         |value: &str| !value.is_empty() && !value.contains([';', '{', '}', '"', '\'', '#']);
     let addresses = |flag: &str, values: &[String]| {

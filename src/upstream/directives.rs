@@ -7,10 +7,12 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::address::Target;
+use super::balance::least_time::LeastTime;
 use super::keepalive::Keepalive;
 use super::peer::Registry;
 use super::pool::{Group, Method, ServerSpec};
 use super::resolve::{Resolver, ResolverConf, Watched};
+use super::times::Moment;
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Span, Word, value};
 
 /// One `upstream { }` as read.
@@ -80,6 +82,8 @@ pub const ROWS: &[Row<UpstreamRaw>] = &[
         .doc("Names shared memory; the state of servers is always shared by all workers."),
     R::custom("least_conn", BOTH, Arity::None, read_least_conn)
         .doc("Chooses the server with the fewest active connections for its weight."),
+    R::custom("least_time", BOTH, Arity::Between(1, 2), read_least_time)
+        .doc("Chooses the server with the least average time and fewest active connections."),
     R::custom("ip_hash", Contexts::UPSTREAM, Arity::None, read_ip_hash)
         .doc("Chooses the server by the client's address."),
     R::custom("hash", BOTH, Arity::Between(1, 2), read_hash)
@@ -315,6 +319,16 @@ impl Kind {
         }
     }
 
+    /// The moment that `least_time` calls by this name.
+    fn moment(self, name: &[u8]) -> Option<Moment> {
+        match (self, name) {
+            (Kind::Http, b"header") | (Kind::Stream, b"first_byte") => Some(Moment::FirstByte),
+            (Kind::Stream, b"connect") => Some(Moment::Connect),
+            (_, b"last_byte") => Some(Moment::LastByte),
+            _ => None,
+        }
+    }
+
     fn context(self) -> Contexts {
         match self {
             Kind::Http => Contexts::UPSTREAM,
@@ -424,6 +438,26 @@ fn read_least_conn(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) 
     Ok(())
 }
 
+fn read_least_time(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
+    let is_given_before = matches!(raw.method, Some(Method::LeastTime(_)));
+    let word = &node.args()[0];
+    let inflight = match node.args().get(1) {
+        None => false,
+        Some(word) if word.is("inflight") => true,
+        Some(word) => return Err(invalid(word)),
+    };
+    if is_given_before {
+        return Err(ConfigError::directive(node.span(), "is duplicate"));
+    }
+    let Some(moment) = raw.kind.moment(&word.bytes) else {
+        let message = format!("invalid value \"{}\"", word.text());
+        return Err(ConfigError::at(word.span, message));
+    };
+    let by = LeastTime { moment, inflight };
+    set_method(reader, raw, node, Method::LeastTime(by));
+    Ok(())
+}
+
 fn read_ip_hash(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<()> {
     set_method(reader, raw, node, Method::IpHash);
     Ok(())
@@ -445,11 +479,11 @@ fn read_random(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> R
         [] => Method::Random,
         [two] if two.is("two") => Method::RandomTwo,
         [two, by] if two.is("two") && by.is("least_conn") => Method::RandomTwo,
-        [two, by] if two.is("two") && by.strip("least_time").is_some() => {
-            let message = "\"least_time\" of nginx's \"random\" is not implemented by ringway yet";
-            return Err(ConfigError::at(by.span, message));
+        [two, word] if two.is("two") => {
+            let moment = word.strip("least_time=");
+            let moment = moment.and_then(|name| raw.kind.moment(name));
+            Method::RandomTwoTime(moment.ok_or_else(|| invalid(word))?)
         }
-        [two, word] if two.is("two") => return Err(invalid(word)),
         [word, ..] => return Err(invalid(word)),
     };
     set_method(reader, raw, node, method);

@@ -5,6 +5,7 @@
 //!   arc-swapped snapshot.
 //! - [`peer`]: addresses, parameters and the live counters that survive a reload by identity.
 //! - [`balance`]: one pure file per method.
+//! - [`times`]: how long a peer takes, for `least_time`.
 //! - [`keepalive`]: idle connections of one worker.
 //! - [`directives`]: the language of `upstream {}`.
 //! - [`address`], [`resolve`]: names, looked up while loading and at run time.
@@ -17,8 +18,10 @@ pub mod keepalive;
 pub mod peer;
 pub mod pool;
 pub mod resolve;
+pub mod times;
 
 pub use address::Target;
+pub use balance::least_time::LeastTime;
 pub use directives::{Kind, Upstream, UpstreamRaw};
 pub use implicit::DynamicGroups;
 pub use keepalive::{Idle, IdlePool, Keepalive, Kept};
@@ -27,6 +30,7 @@ pub use pool::{
     Attempt, Group, Inputs, LocalState, Locals, Method, Outcome, Peers, Pick, ServerSpec,
 };
 pub use resolve::{ResolveError, Resolver, ResolverConf, Watched};
+pub use times::Moment;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crossbeam::utils::CachePadded;
 
+use super::times::{Moment, Times};
+
 /// Where a peer listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerAddr {
@@ -141,6 +143,26 @@ impl PeerState {
         self.cells.failures.load(Relaxed)
     }
 
+    /// The average time until a moment, in milliseconds; `None` where no group that balances by it
+    /// has used the peer.
+    pub fn average_ms(&self, moment: Moment) -> Option<u64> {
+        self.cells.times.average_ms(moment)
+    }
+
+    /// How long the attempts in flight have waited for their moment, on average.
+    pub(super) fn waited_ms(&self, now_ms: u64) -> u64 {
+        self.cells.times.waited_ms(now_ms)
+    }
+
+    /// How long the peer was not chosen, to the precision of `fail_timeout`.
+    pub(super) fn unasked_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.cells.checked_ms.load(Relaxed))
+    }
+
+    pub(super) fn times(&self) -> &Times {
+        &self.cells.times
+    }
+
     /// Whether passive health keeps the peer out: `max_fails` reached and `fail_timeout` not over.
     pub fn is_failed(&self, conf: &PeerConf, now_ms: u64) -> bool {
         conf.max_fails != 0
@@ -162,7 +184,12 @@ impl PeerState {
             return false;
         }
         let checked_ms = self.cells.checked_ms.load(Relaxed);
-        if now_ms.saturating_sub(checked_ms) > conf.fail_timeout_ms {
+        let unasked_ms = now_ms.saturating_sub(checked_ms);
+        if unasked_ms > conf.fail_timeout_ms {
+            // A peer in constant use is a little over one `fail_timeout` here, never near two.
+            if unasked_ms.saturating_sub(UNUSED_MS) / 2 > conf.fail_timeout_ms {
+                self.cells.times.doubt();
+            }
             let mine = self
                 .cells
                 .checked_ms
@@ -354,6 +381,7 @@ struct Cells {
     checked_ms: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
+    times: Times,
 }
 
 impl PeerState {
@@ -396,6 +424,8 @@ impl Slots {
 }
 
 const SWEEP_AT_MIN: usize = 64;
+/// Beyond this and two `fail_timeout`s, a peer was not used.
+const UNUSED_MS: u64 = 1000;
 
 #[cfg(test)]
 mod tests {

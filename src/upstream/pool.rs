@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 
 use super::balance::{
-    PeerSet, Steps, Tried, View, Weight, Weights, consistent, hash, ip_hash, least_conn, random,
-    round_robin,
+    PeerSet, Steps, Tried, View, Weight, Weights, consistent, hash, ip_hash, least_conn,
+    least_time::{self, LeastTime},
+    random, round_robin,
 };
 use super::keepalive::Keepalive;
 use super::peer::{Peer, PeerAddr, PeerConf, Registry, Trouble};
+use super::times::Moment;
 
 /// How a group chooses. The key of the hashing methods comes with each request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Method {
     RoundRobin,
     /// `least_conn`
     LeastConn,
+    /// `least_time`
+    LeastTime(LeastTime),
     /// `ip_hash`
     IpHash,
     /// `hash KEY`
@@ -37,6 +41,8 @@ pub enum Method {
     Random,
     /// `random two` and `random two least_conn`
     RandomTwo,
+    /// `random two least_time=…`
+    RandomTwoTime(Moment),
 }
 
 /// One `server` line with its addresses; each of them becomes a peer.
@@ -131,6 +137,10 @@ pub struct Pick {
     on_backup: bool,
     single: bool,
     generation: u64,
+    /// The moment whose time the group's method goes by.
+    moment: Option<Moment>,
+    /// When the attempt began, while it counts among those that wait for the moment.
+    waits_since_ms: Option<u64>,
 }
 
 /// How an attempt ended, for [`Group::release`].
@@ -222,7 +232,7 @@ impl Group {
                 calm,
             };
             if let Some(index) = self.choose(&mut view, &mut attempt.steps, inputs, rng) {
-                return Some(Pick::new(&peers, &peers.primary, index, false));
+                return Some(self.picked(&peers, index, false, inputs.now_ms));
             }
             attempt.tried.clear();
             attempt.on_backup = true;
@@ -237,9 +247,10 @@ impl Group {
         };
         let index = match self.method {
             Method::LeastConn => least_conn::pick(&mut view),
+            Method::LeastTime(by) => least_time::pick(&mut view, by),
             _ => round_robin::pick(&mut view),
         }?;
-        Some(Pick::new(&peers, set, index, true))
+        Some(self.picked(&peers, index, true, inputs.now_ms))
     }
 
     /// Ends the attempt with `pick`. The answer is whether the peer is now out of use, which nginx
@@ -326,19 +337,48 @@ impl Group {
         match self.method {
             Method::RoundRobin => round_robin::pick(view),
             Method::LeastConn => least_conn::pick(view),
+            Method::LeastTime(by) => least_time::pick(view, by),
             Method::IpHash => ip_hash::pick(view, steps, inputs.client),
             Method::Hash => hash::pick(view, steps, inputs.key),
             Method::HashConsistent => consistent::pick(view, steps, inputs.key),
             Method::Random => random::pick(view, steps, rng),
-            Method::RandomTwo => random::pick_two(view, steps, rng),
+            Method::RandomTwo => random::pick_two(view, steps, rng, least_conn::cost),
+            Method::RandomTwoTime(moment) => {
+                let inflight = false;
+                let by = LeastTime { moment, inflight };
+                random::pick_two(view, steps, rng, |view, at| least_time::cost(view, at, by))
+            }
         }
+    }
+
+    fn picked(&self, peers: &Peers, index: usize, on_backup: bool, now_ms: u64) -> Pick {
+        let set = match &peers.backup {
+            Some(backup) if on_backup => backup,
+            _ => &peers.primary,
+        };
+        let mut pick = Pick::new(peers, set, index, on_backup);
+        match self.method {
+            Method::LeastTime(by) => {
+                pick.moment = Some(by.moment);
+                if by.inflight {
+                    pick.peer.state.times().begin(now_ms);
+                    pick.waits_since_ms = Some(now_ms);
+                }
+            }
+            Method::RandomTwoTime(moment) => pick.moment = Some(moment),
+            _ => {}
+        }
+        pick
     }
 }
 
 impl Method {
     /// Whether servers may be marked `backup`.
     pub fn has_backups(self) -> bool {
-        matches!(self, Method::RoundRobin | Method::LeastConn)
+        matches!(
+            self,
+            Method::RoundRobin | Method::LeastConn | Method::LeastTime(_)
+        )
     }
 }
 
@@ -511,6 +551,8 @@ impl Pick {
             on_backup,
             single: peers.is_single(),
             generation: peers.generation,
+            moment: None,
+            waits_since_ms: None,
         }
     }
 
@@ -523,10 +565,35 @@ impl Pick {
     pub fn index(&self) -> usize {
         self.index as usize
     }
+
+    /// The attempt reached `moment`, `ms` after it began: `least_time` goes by that. Only attempts
+    /// that do not count as failures are to be told of.
+    pub fn note(&mut self, moment: Moment, ms: u64) {
+        if self.moment == Some(moment) {
+            self.peer.state.times().add(moment, ms);
+            self.wait_no_longer();
+        }
+    }
+
+    /// The connection is made. A session says so at once, since it may go on for days before it
+    /// is released: a peer that was out is in use again from now on.
+    pub fn connected(&mut self, ms: u64) {
+        self.note(Moment::Connect, ms);
+        if !self.single {
+            self.peer.state.succeeded();
+        }
+    }
+
+    fn wait_no_longer(&mut self) {
+        if let Some(begun_ms) = self.waits_since_ms.take() {
+            self.peer.state.times().end(begun_ms);
+        }
+    }
 }
 
 impl Drop for Pick {
     fn drop(&mut self) {
+        self.wait_no_longer();
         self.peer.state.unclaim();
     }
 }

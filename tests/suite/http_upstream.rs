@@ -1,6 +1,7 @@
 //! Balancing: which server gets which request, and what becomes of connections.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::common::*;
 
@@ -190,6 +191,53 @@ fn least_conn() {
     go.send(()).unwrap();
     assert_eq!(c.response().text(), "a");
     assert!(sequence(&s, 4).contains('a'));
+}
+
+#[test]
+fn least_time() {
+    if skip_on_nginx("least_time came with nginx 1.31") {
+        return;
+    }
+    let late_head = Backend::http(|_| {
+        // What takes long is what the test is about.
+        std::thread::sleep(Duration::from_millis(60));
+        ok("a")
+    });
+    let late_body = Backend::raw(|mut conn, _| {
+        while conn.try_request().is_some() {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n");
+            // Likewise.
+            std::thread::sleep(Duration::from_millis(180));
+            conn.send("b");
+        }
+    });
+    let s = http(
+        r#"
+        upstream head { least_time header; server 127.0.0.1:%%B0%%; server 127.0.0.1:%%B1%%; }
+        upstream all {
+            least_time last_byte inflight;
+            server 127.0.0.1:%%B0%%;
+            server 127.0.0.1:%%B1%%;
+        }
+        upstream two {
+            random two least_time=last_byte;
+            server 127.0.0.1:%%B0%%;
+            server 127.0.0.1:%%B1%%;
+        }
+        server {
+            listen 127.0.0.1:%%P0%%;
+            location /head { proxy_pass http://head; }
+            location /all { proxy_pass http://all; }
+            location /two { proxy_pass http://two; }
+        }
+    "#,
+        &[&late_head, &late_body],
+    );
+    let sequence = |path: &str| -> String { (0..8).map(|_| s.get(path).text()).collect() };
+    assert_eq!(sequence("/head"), "abbbbbbb");
+    assert_eq!(sequence("/all"), "abaaaaaa");
+    let two = sequence("/two");
+    assert!(two.matches('a').count() >= 6, "{two}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::base::clock;
 use crate::observe::Level;
-use crate::upstream::{self, Attempt, Group, Inputs, Pick};
+use crate::upstream::{self, Attempt, Group, Inputs, Moment, Pick};
 
 use super::body::{self, BodyError, RequestBody};
 use super::client::Client;
@@ -261,7 +261,7 @@ impl Tries {
         ex: &mut Exchange,
         client: &mut Client,
         conf: &Conf,
-        pick: Pick,
+        mut pick: Pick,
         slot: &mut Option<Answer>,
     ) -> Step {
         let status = ex.response.upstream.status;
@@ -292,9 +292,15 @@ impl Tries {
         {
             state.response_ms = state.header_ms;
         }
+        let blame = named && !matches!(status, 403 | 404);
+        if !blame {
+            note(ex, &mut pick, Moment::FirstByte);
+        }
         let delivered = deliver(ex, client, conf, slot, &self.group).await;
         finish_state(ex);
-        let blame = named && !matches!(status, 403 | 404);
+        if !blame && delivered.is_ok() {
+            note(ex, &mut pick, Moment::LastByte);
+        }
         self.release(ex, pick, outcome_of(blame));
         // The peer has done its part, however long the client takes for the rest.
         Step::Done(match delivered {
@@ -380,6 +386,18 @@ fn started_ms(ex: &Exchange, pass: &Pass) -> u64 {
         ex.request.started_at
     } else {
         clock::precise_ms()
+    }
+}
+
+/// Tells the balancer how long the answer took to `moment`.
+fn note(ex: &Exchange, pick: &mut Pick, moment: Moment) {
+    let state = ex.upstream.last();
+    let ms = state.and_then(|state| match moment {
+        Moment::LastByte => state.response_ms,
+        _ => state.header_ms,
+    });
+    if let Some(ms) = ms {
+        pick.note(moment, ms);
     }
 }
 

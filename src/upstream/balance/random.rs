@@ -1,5 +1,6 @@
-//! `random` and `random two [least_conn]`: a peer drawn by weight, or the idler of two such peers.
-//! After 20 draws that fell on peers which are not open, round robin chooses.
+//! `random` and `random two [METHOD]`: a peer drawn by weight, or of two such peers the one that
+//! `least_conn` or `least_time` would choose. After 20 draws that fell on peers which are not open,
+//! round robin chooses.
 
 use super::{Steps, TRIES_MAX, View, round_robin};
 
@@ -18,8 +19,13 @@ pub fn pick(view: &mut View<'_>, steps: &mut Steps, rng: &mut fastrand::Rng) -> 
     round_robin::pick(view)
 }
 
-/// The peer with fewer requests in flight for its weight, of two different random ones.
-pub fn pick_two(view: &mut View<'_>, steps: &mut Steps, rng: &mut fastrand::Rng) -> Option<usize> {
+/// The peer of the lesser `cost` for its weight, of two different random ones.
+pub fn pick_two(
+    view: &mut View<'_>,
+    steps: &mut Steps,
+    rng: &mut fastrand::Rng,
+    cost: impl Fn(&View<'_>, usize) -> u64,
+) -> Option<usize> {
     if view.set.len() < 2 {
         return round_robin::pick(view);
     }
@@ -34,13 +40,16 @@ pub fn pick_two(view: &mut View<'_>, steps: &mut Steps, rng: &mut fastrand::Rng)
             first = Some(index);
             continue;
         };
-        let idler = if load(view, index, other) > load(view, other, index) {
+        // Each cost times the weight of the other, so that they compare without a division.
+        let weight = |index: usize| u64::from(view.set.weights[index]);
+        let (own, others) = (cost(view, index), cost(view, other));
+        let better = if own * weight(other) > others * weight(index) {
             other
         } else {
             index
         };
-        if view.claim(idler) {
-            return Some(idler);
+        if view.claim(better) {
+            return Some(better);
         }
         first = None;
         steps.tries += 1;
@@ -50,10 +59,4 @@ pub fn pick_two(view: &mut View<'_>, steps: &mut Steps, rng: &mut fastrand::Rng)
 
 fn draw(view: &View<'_>, rng: &mut fastrand::Rng) -> usize {
     view.set.at_weight(rng.u64(..view.set.total_weight()))
-}
-
-/// The load of `index` scaled by the weight of `other`, so that two loads compare without division.
-fn load(view: &View<'_>, index: usize, other: usize) -> u64 {
-    let list = &view.set.list;
-    u64::from(list[index].state.conns()) * u64::from(list[other].conf.weight)
 }

@@ -7,10 +7,14 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use super::least_time::LeastTime;
 use super::{Tried, View, Weights, round_robin};
 use crate::upstream::{
-    Attempt, Group, Inputs, Keepalive, LocalState, Method, Outcome, PeerAddr, Registry, ServerSpec,
+    Attempt, Group, Inputs, Keepalive, LocalState, Method, Moment, Outcome, PeerAddr, Registry,
+    ServerSpec,
 };
+
+mod least_time;
 
 /// One worker and one group, fed with requests one after the other.
 struct Bench {
@@ -367,7 +371,7 @@ fn every_method_walks_past_64_tried_peers() {
     }
 }
 
-const METHODS: [Method; 7] = [
+const METHODS: [Method; 9] = [
     Method::RoundRobin,
     Method::LeastConn,
     Method::IpHash,
@@ -375,6 +379,11 @@ const METHODS: [Method; 7] = [
     Method::HashConsistent,
     Method::Random,
     Method::RandomTwo,
+    Method::LeastTime(LeastTime {
+        moment: Moment::FirstByte,
+        inflight: true,
+    }),
+    Method::RandomTwoTime(Moment::LastByte),
 ];
 
 fn any_servers() -> impl Strategy<Value = Vec<ServerSpec>> {
@@ -447,12 +456,16 @@ proptest! {
                 }
                 _ if held.is_empty() => {}
                 _ => {
-                    let pick = held.swap_remove(key as usize % held.len());
+                    let mut pick = held.swap_remove(key as usize % held.len());
                     let outcome = match action {
                         5 => Outcome::Ok,
                         6 => Outcome::Failed,
                         _ => Outcome::NotCounted,
                     };
+                    if outcome == Outcome::Ok {
+                        pick.note(Moment::FirstByte, u64::from(key));
+                        pick.note(Moment::LastByte, u64::from(key));
+                    }
                     bench.group.release(pick, outcome, &mut bench.attempt, local, now_ms);
                 }
             }

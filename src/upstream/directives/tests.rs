@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::config::{Catalog, parse_text};
+use crate::upstream::{Attempt, Inputs, LocalState, Outcome, Pick};
 
 #[derive(Default)]
 struct Outer(Vec<UpstreamRaw>);
@@ -90,6 +93,29 @@ fn methods_and_keepalive() {
     assert_eq!(method("random;"), Ok(Method::Random));
     assert_eq!(method("random two;"), Ok(Method::RandomTwo));
     assert_eq!(method("random two least_conn;"), Ok(Method::RandomTwo));
+    let by = |moment, inflight| Ok(Method::LeastTime(LeastTime { moment, inflight }));
+    assert_eq!(method("least_time header;"), by(Moment::FirstByte, false));
+    assert_eq!(
+        method("least_time last_byte inflight;"),
+        by(Moment::LastByte, true)
+    );
+    let two = Ok(Method::RandomTwoTime(Moment::LastByte));
+    assert_eq!(method("random two least_time=last_byte;"), two);
+    let stream = |line: &str| {
+        let text = format!("stream_upstream a {{ {line} server 127.0.0.1:1; }}");
+        compile(&text).map(|upstream| upstream.group.method())
+    };
+    assert_eq!(
+        stream("least_time connect inflight;"),
+        by(Moment::Connect, true)
+    );
+    assert_eq!(
+        stream("least_time first_byte;"),
+        by(Moment::FirstByte, false)
+    );
+    assert_eq!(stream("least_time last_byte;"), by(Moment::LastByte, false));
+    let two = Ok(Method::RandomTwoTime(Moment::Connect));
+    assert_eq!(stream("random two least_time=connect;"), two);
     let text = "upstream a { hash $a; server 127.0.0.1; keepalive 7; keepalive_requests 9; \
                 keepalive_time 2m; keepalive_timeout 3; }";
     let upstream = compile(text).unwrap();
@@ -144,6 +170,18 @@ fn errors_are_in_nginx_words() {
     assert_eq!(error("hash $a foo;"), "invalid parameter \"foo\"");
     assert_eq!(error("random two foo;"), "invalid parameter \"foo\"");
     assert_eq!(
+        error("random two least_time;"),
+        "invalid parameter \"least_time\""
+    );
+    let foreign = "invalid parameter \"least_time=connect\"";
+    assert_eq!(error("random two least_time=connect;"), foreign);
+    assert_eq!(error("least_time connect;"), "invalid value \"connect\"");
+    assert_eq!(error("least_time header foo;"), "invalid parameter \"foo\"");
+    assert_eq!(
+        error("least_time header; least_time header;"),
+        "\"least_time\" directive is duplicate"
+    );
+    assert_eq!(
         error("keepalive x;"),
         "invalid value \"x\" in \"keepalive\" directive"
     );
@@ -180,4 +218,92 @@ fn resolve_wants_a_resolver_and_looks_nothing_up_while_loading() {
     assert!(resolver.conf().ipv4 && !resolver.conf().ipv6);
     assert_eq!(servers[0].name, Some(("no.such.host".into(), 81)));
     assert_eq!(servers[1].name, None);
+}
+
+/// The body of an upstream block that both halves of the configuration understand.
+fn any_body() -> impl Strategy<Value = String> {
+    let methods = [
+        "",
+        "least_conn;",
+        "hash $key;",
+        "hash $key consistent;",
+        "random;",
+        "random two;",
+        "random two least_time=last_byte;",
+        "least_time last_byte;",
+        "least_time last_byte inflight;",
+    ];
+    let server = (1u32..5, 0u32..3, 0u32..3, 0u8..8).prop_map(|(weight, conns, fails, kind)| {
+        let kind = match kind {
+            0 => "down",
+            1 => "backup",
+            _ => "",
+        };
+        format!("weight={weight} max_conns={conns} max_fails={fails} {kind};")
+    });
+    let servers = prop::collection::vec(server, 1..8);
+    (prop::sample::select(methods.to_vec()), servers).prop_map(|(method, servers)| {
+        let has_backups = method.is_empty() || method.starts_with("least");
+        let mut body = method.to_owned();
+        for (n, server) in servers.iter().enumerate() {
+            let server = match n == 0 || !has_backups {
+                true => server.replace("backup", ""),
+                false => server.clone(),
+            };
+            body += &format!(" server 10.0.0.{}:{} {server}", n + 1, 1000 + n);
+        }
+        body
+    })
+}
+
+/// The peers that a group chooses in a life of requests, failures and pauses.
+fn choices(upstream: &Upstream, life: &[(u8, u16, u64)]) -> Vec<Option<String>> {
+    let (mut attempt, mut local) = (Attempt::default(), LocalState::default());
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut now_ms = 1_000_000;
+    let mut held: Vec<Pick> = Vec::new();
+    let mut chosen = Vec::new();
+    for &(action, key, pause_ms) in life {
+        now_ms += pause_ms;
+        if action > 2 && !held.is_empty() {
+            let mut pick = held.swap_remove(usize::from(key) % held.len());
+            let outcome = if action == 3 {
+                Outcome::Failed
+            } else {
+                pick.note(Moment::LastByte, u64::from(key));
+                Outcome::Ok
+            };
+            let group = &upstream.group;
+            group.release(pick, outcome, &mut attempt, &mut local, now_ms);
+            continue;
+        }
+        let key = key.to_string();
+        let inputs = Inputs {
+            key: key.as_bytes(),
+            client: None,
+            now_ms,
+        };
+        attempt.reset(0);
+        let group = &upstream.group;
+        let pick = group.pick(&mut attempt, &mut local, &inputs, &mut rng);
+        chosen.push(pick.as_ref().map(|pick| pick.peer().conf.name.to_string()));
+        held.extend(pick);
+    }
+    chosen
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A block means the same in `http` and in `stream`, to the last choice.
+    #[test]
+    fn http_and_stream_balance_alike(
+        body in any_body(),
+        life in prop::collection::vec((0u8..6, any::<u16>(), 0u64..4000), 1..100),
+    ) {
+        let http = compile(&format!("upstream a {{ {body} }}")).unwrap();
+        let stream = compile(&format!("stream_upstream a {{ {body} }}")).unwrap();
+        prop_assert_eq!(http.group.needs_key(), stream.group.needs_key());
+        prop_assert_eq!(choices(&http, &life), choices(&stream, &life));
+    }
 }
