@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod http;
 pub mod master;
 pub mod observe;
+pub mod relay;
 pub mod ring;
 pub mod upstream;
 pub mod vars;

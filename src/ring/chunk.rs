@@ -67,6 +67,17 @@ impl Chunk {
         self.len == 0
     }
 
+    /// Whether the buffer is filled to its end, so that there may have been more to receive.
+    pub fn is_full(&self) -> bool {
+        let end = (self.start + self.len) as usize;
+        if self.group == HEAP {
+            end == self.capacity
+        } else {
+            self.with_group(|group| end == group.size() as usize)
+                .unwrap_or(false)
+        }
+    }
+
     /// Cuts off the first `count` bytes. Panics if there are fewer.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len());

@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use super::buffers::{self, Buffers, Group};
 use super::datagram::Room;
 use super::op::Op;
+use super::pipe::Pipes;
 use super::recv::Orphan;
 use super::send::Parts;
 use super::slots::{READ_ONLY, Slots};
-use super::splice::Pipe;
 use crate::base::clock;
 
 /// What a worker's engine is made of.
@@ -116,7 +116,8 @@ pub fn usage() -> Usage {
         large_leased: engine.groups[1].leased(),
         large_live: u32::from(engine.groups[1].live()),
         orphans: engine.orphans.borrow().len(),
-        pipes: engine.pipes.borrow().len(),
+        pipes: engine.pipes.free.borrow().len(),
+        pipes_lent: engine.pipes.lent.get(),
     })
 }
 
@@ -137,6 +138,8 @@ pub struct Usage {
     pub orphans: usize,
     /// Pipes that wait for their next use.
     pub pipes: usize,
+    /// Pipes that are with a transfer.
+    pub pipes_lent: usize,
 }
 
 type Hook = Box<dyn FnMut(u64) -> bool>;
@@ -151,7 +154,7 @@ pub(super) struct Engine {
     pub(super) orphans: RefCell<Vec<Orphan>>,
     #[expect(clippy::vec_box, reason = "the kernel is told where they are")]
     pub(super) parts: RefCell<Vec<Box<Parts>>>,
-    pub(super) pipes: RefCell<Vec<Pipe>>,
+    pub(super) pipes: Pipes,
     /// What datagrams are received into, when nobody has it.
     pub(super) rooms: RefCell<Option<Box<Room>>>,
     hooks: RefCell<Vec<Hook>>,
@@ -200,7 +203,7 @@ impl Running {
             slots: Slots::default(),
             orphans: RefCell::default(),
             parts: RefCell::default(),
-            pipes: RefCell::default(),
+            pipes: Pipes::default(),
             rooms: RefCell::default(),
             hooks: RefCell::default(),
             leftovers: RefCell::default(),

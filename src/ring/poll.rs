@@ -1,5 +1,6 @@
 //! Waiting for readiness, with no buffer.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -51,6 +52,12 @@ impl Future for Readiness {
         };
         this.end();
         Poll::Ready(cqe.result().map(|_| ()))
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Readiness")
     }
 }
 

@@ -13,7 +13,7 @@ use crate::base::clock;
 use super::chunk::Chunk;
 use super::engine;
 use super::op::{Cqe, Op, poll_first};
-use super::slots::SlotRef;
+use super::slots::{NONBLOCKING, SlotRef};
 
 /// Whether the bytes are thought to be there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +42,18 @@ pub struct Recv {
 
 impl Recv {
     pub(super) fn submit(slot: SlotRef, expect: Expect, class: Class) -> Recv {
-        let op = submit_leased(&slot, class, expect);
+        // A non-blocking socket would only say that it has to wait.
+        let (op, stage) = if expect == Expect::Later && slot.has(NONBLOCKING) {
+            (submit_wait(&slot), Stage::Waiting)
+        } else {
+            (submit_leased(&slot, class, expect), Stage::Leased)
+        };
         Recv {
             flight: Some(Flight {
                 op,
                 slot,
                 class,
-                stage: Stage::Leased,
+                stage,
             }),
         }
     }
@@ -204,13 +209,7 @@ impl Flight {
                 let sqe = opcode::Recv::new(types::Fd(fd), own.as_mut_ptr(), size).build();
                 Op::submit(own, sqe)
             }
-            Stage::Waiting => {
-                let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
-                Op::submit(
-                    Vec::new(),
-                    opcode::PollAdd::new(types::Fd(fd), events).build(),
-                )
-            }
+            Stage::Waiting => submit_wait(&self.slot),
         };
         Next::Resubmitted
     }
@@ -236,6 +235,12 @@ fn submit_leased(slot: &SlotRef, class: Class, expect: Expect) -> Op<Vec<u8>> {
         sqe
     };
     Op::submit(Vec::new(), sqe)
+}
+
+fn submit_wait(slot: &SlotRef) -> Op<Vec<u8>> {
+    let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
+    let entry = opcode::PollAdd::new(types::Fd(slot.fd.get()), events).build();
+    Op::submit(Vec::new(), entry)
 }
 
 fn filled(mut own: Vec<u8>, count: usize) -> Chunk {

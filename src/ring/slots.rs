@@ -19,6 +19,8 @@ pub(super) const READ_ONLY: u8 = 1;
 pub(super) const FIRED: u8 = 2;
 /// An operation was given up before it completed: the kernel may still be at it.
 pub(super) const ABANDONED: u8 = 4;
+/// The descriptor is a non-blocking one.
+pub(super) const NONBLOCKING: u8 = 8;
 
 /// One socket. 16 bytes.
 pub(super) struct Slot {

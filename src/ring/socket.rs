@@ -16,7 +16,7 @@ use super::op::Op;
 use super::poll::Readiness;
 use super::recv::{Class, Expect, Recv};
 use super::send::{Payload, Send, SendParts};
-use super::slots::{ABANDONED, FIRED, NEVER, READ_ONLY, SlotRef};
+use super::slots::{ABANDONED, FIRED, NEVER, NONBLOCKING, READ_ONLY, SlotRef};
 
 /// A stream socket of this worker, with its deadline. Not `Send`.
 ///
@@ -129,6 +129,19 @@ impl Socket {
         // orderly one, which is as good.
         // SAFETY: the address is valid for its length.
         unsafe { libc::connect(self.raw_fd(), &raw const nobody, length) };
+    }
+
+    /// Makes the descriptor a non-blocking one, as splice(2) wants it ([`super::Pipe`]), or a
+    /// blocking one again, as the ring wants it. What is under way goes on as it began.
+    pub fn set_nonblocking(&self, on: bool) {
+        let mut value = libc::c_int::from(on);
+        // SAFETY: FIONBIO reads one int. On an open socket it does not fail.
+        unsafe { libc::ioctl(self.raw_fd(), libc::FIONBIO, &raw mut value) };
+        if on {
+            self.slot().set(NONBLOCKING);
+        } else {
+            self.slot().clear(NONBLOCKING);
+        }
     }
 
     /// Sends small segments without delay, or not. Sockets of [`super::Listener`] and

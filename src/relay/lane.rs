@@ -1,0 +1,318 @@
+//! One direction: receive and send, or splice.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::ring::{Chunk, Class, Expect, Pipe, Readiness, Recv, Send};
+
+use super::Way;
+use super::gauge::{Gauge, Mode};
+use super::pace::Pace;
+
+/// One direction of a relay.
+pub struct Lane {
+    pass: Pass,
+    gauge: Gauge,
+    pace: Option<Box<Pace>>,
+}
+
+/// How a direction has ended, with everything it had received passed on if that was possible.
+#[derive(Debug)]
+pub enum Ended {
+    /// By the source's end, or its failure.
+    Received(io::Result<()>),
+    /// By the destination's failure.
+    Sending(io::Error),
+}
+
+enum Pass {
+    Copy(Copying),
+    Splice(Splicing),
+    Ended,
+}
+
+/// Through the worker's buffers. A read is always in flight, unless what an earlier one brought
+/// still waits for its turn to be sent.
+struct Copying {
+    recv: Option<Recv>,
+    send: Option<Send<Chunk>>,
+    /// Received while `send` is under way; goes next.
+    next: Chunk,
+    /// The source has ended, or failed.
+    ended: Option<io::Result<()>>,
+}
+
+/// Through a pipe, which is here only while something is in it.
+struct Splicing {
+    pipe: Option<Pipe>,
+    wait: Option<Readiness>,
+    /// Bytes since others had their turn.
+    turn: u64,
+}
+
+/// Bytes after which others have their turn, when nothing has made the lane wait.
+const TURN_BYTES: u64 = 2 << 20;
+
+/// What follows a mode that has not ended the direction.
+enum Step {
+    Ended(Ended),
+    /// To the other mode.
+    Switch,
+}
+
+impl Lane {
+    /// Begins with what is to be sent first, then with what was received early.
+    pub fn new(
+        way: Way<'_>,
+        first: Chunk,
+        early: Chunk,
+        recv: Option<Recv>,
+        (gauge, pace): (Gauge, Option<Box<Pace>>),
+    ) -> Lane {
+        if !early.is_empty() {
+            let received = &way.flow.received;
+            received.set(received.get() + early.len() as u64);
+        }
+        let send = (!first.is_empty()).then(|| way.to.send(first));
+        let recv = recv.or_else(|| {
+            let waits = early.is_empty();
+            waits.then(|| way.from.recv(Expect::Later, Class::Small))
+        });
+        Lane {
+            pass: Pass::Copy(Copying {
+                recv,
+                send,
+                next: early,
+                ended: None,
+            }),
+            gauge,
+            pace,
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        matches!(self.pass, Pass::Ended)
+    }
+
+    /// Moves what can be moved. Not to be called again once it has ended.
+    pub fn poll(&mut self, cx: &mut Context<'_>, way: Way<'_>) -> Poll<Ended> {
+        loop {
+            let step = match &mut self.pass {
+                Pass::Copy(copy) => copy.poll(cx, way, &mut self.gauge, &mut self.pace),
+                Pass::Splice(splice) => splice.poll(cx, way, &mut self.gauge, &mut self.pace),
+                Pass::Ended => return Poll::Pending,
+            };
+            match step {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Step::Ended(ended)) => {
+                    if matches!(self.pass, Pass::Splice(_)) {
+                        way.link.splice(false);
+                    }
+                    self.pass = Pass::Ended;
+                    return Poll::Ready(ended);
+                }
+                Poll::Ready(Step::Switch) => self.switch(way),
+            }
+        }
+    }
+
+    /// Neither mode has anything of the other's in hand when it switches: no read in flight, no
+    /// bytes unsent.
+    fn switch(&mut self, way: Way<'_>) {
+        self.pass = match &self.pass {
+            Pass::Copy(_) => {
+                way.link.splice(true);
+                Pass::Splice(Splicing {
+                    pipe: None,
+                    wait: None,
+                    turn: 0,
+                })
+            }
+            _ => {
+                way.link.splice(false);
+                Pass::Copy(Copying {
+                    recv: Some(way.from.recv(Expect::Later, self.gauge.class())),
+                    send: None,
+                    next: Chunk::empty(),
+                    ended: None,
+                })
+            }
+        };
+    }
+}
+
+/// How many bytes may go now.
+fn poll_pace(cx: &mut Context<'_>, way: Way<'_>, pace: &mut Option<Box<Pace>>) -> Poll<u64> {
+    match pace {
+        None => Poll::Ready(u64::MAX),
+        Some(pace) => pace.poll(cx, |ms| way.link.touch_for(ms)),
+    }
+}
+
+impl Copying {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        way: Way<'_>,
+        gauge: &mut Gauge,
+        pace: &mut Option<Box<Pace>>,
+    ) -> Poll<Step> {
+        loop {
+            if let Err(error) = self.poll_send(cx, way) {
+                return Poll::Ready(Step::Ended(Ended::Sending(error)));
+            }
+            self.poll_recv(cx, way, gauge);
+            if self.send.is_some() {
+                return Poll::Pending;
+            }
+            if !self.next.is_empty() {
+                let Poll::Ready(most) = poll_pace(cx, way, pace) else {
+                    return Poll::Pending;
+                };
+                let most = usize::try_from(most).unwrap_or(usize::MAX);
+                let piece = self.next.split_to(most.min(self.next.len()));
+                if let Some(pace) = pace {
+                    pace.passed(piece.len() as u64);
+                }
+                self.send = Some(way.to.send(piece));
+                self.read_on(way, gauge);
+                continue;
+            }
+            if let Some(ended) = self.ended.take() {
+                return Poll::Ready(Step::Ended(Ended::Received(ended)));
+            }
+            if self.recv.is_none() {
+                return Poll::Ready(Step::Switch);
+            }
+            return Poll::Pending;
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, way: Way<'_>) -> io::Result<()> {
+        if let Some(send) = &mut self.send
+            && let Poll::Ready((result, _)) = Pin::new(send).poll(cx)
+        {
+            self.send = None;
+            way.has_sent(result? as u64);
+        }
+        Ok(())
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, way: Way<'_>, gauge: &mut Gauge) {
+        if let Some(recv) = &mut self.recv
+            && self.next.is_empty()
+            && let Poll::Ready(result) = Pin::new(recv).poll(cx)
+        {
+            self.recv = None;
+            match result {
+                Ok(chunk) if chunk.is_empty() => self.ended = Some(Ok(())),
+                Ok(chunk) => {
+                    way.has_received(chunk.len() as u64);
+                    gauge.received(chunk.len(), chunk.is_full());
+                    self.next = chunk;
+                }
+                Err(error) => self.ended = Some(Err(error)),
+            }
+        }
+    }
+
+    /// Receives on, unless there is something to be sent before, or a pipe is to take over.
+    fn read_on(&mut self, way: Way<'_>, gauge: &Gauge) {
+        let is_free = self.next.is_empty() && self.recv.is_none() && self.ended.is_none();
+        if is_free && let Mode::Copy(class) = gauge.mode() {
+            self.recv = Some(way.from.recv(gauge.expect(), class));
+        }
+    }
+}
+
+impl Splicing {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        way: Way<'_>,
+        gauge: &mut Gauge,
+        pace: &mut Option<Box<Pace>>,
+    ) -> Poll<Step> {
+        loop {
+            if let Some(wait) = &mut self.wait {
+                if Pin::new(wait).poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.wait = None;
+            }
+            let step = if self.pipe.is_some() {
+                self.drain(way)
+            } else if gauge.mode() != Mode::Splice {
+                Some(Step::Switch)
+            } else {
+                let Poll::Ready(most) = poll_pace(cx, way, pace) else {
+                    return Poll::Pending;
+                };
+                self.fill(way, gauge, pace, most)
+            };
+            if let Some(step) = step {
+                return Poll::Ready(step);
+            }
+        }
+    }
+
+    /// From the source into a pipe, which it lends.
+    fn fill(
+        &mut self,
+        way: Way<'_>,
+        gauge: &mut Gauge,
+        pace: &mut Option<Box<Pace>>,
+        most: u64,
+    ) -> Option<Step> {
+        if self.turn >= TURN_BYTES {
+            self.turn = 0;
+            self.wait = Some(way.from.readable());
+            return None;
+        }
+        let Some(mut pipe) = Pipe::try_lend() else {
+            gauge.refused();
+            return Some(Step::Switch);
+        };
+        let most = most.min(gauge.splice_most()).min(pipe.capacity());
+        match pipe.fill(way.from, most) {
+            Ok(0) => Some(Step::Ended(Ended::Received(Ok(())))),
+            Ok(count) => {
+                way.has_received(count);
+                if let Some(pace) = pace {
+                    pace.passed(count);
+                }
+                gauge.spliced(count);
+                self.turn += count;
+                self.pipe = Some(pipe);
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                gauge.ran_dry();
+                self.turn = 0;
+                if gauge.mode() == Mode::Splice {
+                    self.wait = Some(way.from.readable());
+                }
+                None
+            }
+            Err(error) => Some(Step::Ended(Ended::Received(Err(error)))),
+        }
+    }
+
+    /// From the pipe to the destination, waiting for room if that is not for all.
+    fn drain(&mut self, way: Way<'_>) -> Option<Step> {
+        let pipe = self.pipe.as_mut()?;
+        match pipe.drain(way.to) {
+            Ok(count) => way.has_sent(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Some(Step::Ended(Ended::Sending(error))),
+        }
+        if pipe.held() > 0 {
+            self.turn = 0;
+            self.wait = Some(way.to.writable());
+        } else {
+            self.pipe = None;
+        }
+        None
+    }
+}
