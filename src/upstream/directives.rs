@@ -7,12 +7,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::address::Target;
+use super::balance::consistent::WEIGHT_MAX;
 use super::balance::least_time::LeastTime;
 use super::keepalive::Keepalive;
 use super::peer::Registry;
 use super::pool::{Group, Method, ServerSpec};
-use super::resolve::{Resolver, ResolverConf, Watched};
+use super::resolve::{Resolver, ResolverConf};
 use super::times::Moment;
+use super::watch::{Lookup, Watched};
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Span, Word, value};
 
 /// One `upstream { }` as read.
@@ -48,8 +50,8 @@ pub struct UpstreamRaw {
 pub struct ServerRaw {
     /// The server with its parameters and the addresses found.
     pub spec: ServerSpec,
-    /// With `resolve`: the name and port to look up at run time.
-    pub resolve: Option<(Box<str>, u16)>,
+    /// With `resolve`: what to look up at run time.
+    pub resolve: Option<Lookup>,
 }
 
 /// Which half of the configuration an upstream belongs to.
@@ -213,14 +215,14 @@ impl UpstreamRaw {
             let addrs = server.spec.addrs.len().max(1) as u64;
             u64::from(server.spec.weight) * addrs
         });
-        if method == Method::HashConsistent && weights.sum::<u64>() > CONSISTENT_WEIGHT_MAX {
-            let help = format!("each unit takes 160 points; the most is {CONSISTENT_WEIGHT_MAX}");
+        if method == Method::HashConsistent && weights.sum::<u64>() > WEIGHT_MAX {
+            let help = format!("each unit takes 160 points; the most is {WEIGHT_MAX}");
             let message = format!("too large weights in consistent upstream \"{name}\"");
             return Err(self.error(message).help(help));
         }
         let watched = self.watched(registry, resolver)?;
         let specs: Vec<_> = match &watched {
-            Some((_, servers)) => servers.iter().map(|server| server.spec.clone()).collect(),
+            Some((_, servers)) => servers.iter().flat_map(Watched::specs).collect(),
             None => self
                 .servers
                 .iter()
@@ -283,13 +285,14 @@ impl UpstreamRaw {
         };
         let group = registry.group_id(self.kind.as_str(), &self.name.text());
         let servers = self.servers.iter().map(|server| {
-            let mut spec = server.spec.clone();
-            if server.resolve.is_some() {
-                spec.addrs = registry.recall(group, &spec.name);
-            }
+            let found = match &server.resolve {
+                Some(_) => registry.recall(group, &server.spec.name),
+                None => Vec::new(),
+            };
             Watched {
-                spec,
-                name: server.resolve.clone(),
+                spec: server.spec.clone(),
+                lookup: server.resolve.clone(),
+                found,
             }
         });
         Ok(Some((resolver, servers.collect())))
@@ -344,21 +347,28 @@ fn read_server(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> R
         .expect("the row asks for one at least");
     let text = word.text();
     let mut spec = ServerSpec::new(&text, Vec::new());
-    let mut resolve = false;
+    let mut dynamic = Dynamic::default();
     for parameter in parameters {
-        read_parameter(reader, raw, &mut spec, &mut resolve, parameter)?;
+        read_parameter(reader, raw, &mut spec, &mut dynamic, parameter)?;
     }
     let failed = |phrase: &str| {
         let message = format!("{phrase} in upstream \"{text}\"");
         ConfigError::at(word.span, message)
     };
+    if let Some(service) = &dynamic.service {
+        let resolve = Some(service_lookup(word, service, dynamic.resolve)?);
+        raw.servers.push(ServerRaw { spec, resolve });
+        return Ok(());
+    }
     let default_port = if raw.kind == Kind::Http { 80 } else { 0 };
     let target = Target::parse(&text, default_port).map_err(failed)?;
     if target.port() == Some(0) {
         return Err(failed("no port"));
     }
     let resolve = match target {
-        Target::Name { ref host, port } if resolve => Some((host.clone(), port)),
+        Target::Name { ref host, port } if dynamic.resolve => {
+            Some(Lookup::Host(host.clone(), port))
+        }
         _ => None,
     };
     if resolve.is_none() {
@@ -368,11 +378,39 @@ fn read_server(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> R
     Ok(())
 }
 
+/// The parameters about names that are looked up at run time.
+#[derive(Default)]
+struct Dynamic {
+    resolve: bool,
+    service: Option<Box<str>>,
+}
+
+/// What `service=` looks up for the server named by `word`.
+fn service_lookup(word: &Word, service: &str, resolve: bool) -> Result<Lookup> {
+    let text = word.text();
+    let refused = |what: &str| {
+        let message = format!("service upstream \"{text}\" {what}");
+        Err(ConfigError::at(word.span, message))
+    };
+    if !resolve {
+        return refused("requires \"resolve\" parameter");
+    }
+    let target = Target::parse(&text, 0).map_err(|phrase| {
+        let message = format!("{phrase} in upstream \"{text}\"");
+        ConfigError::at(word.span, message)
+    })?;
+    match target {
+        Target::Name { host, port: 0 } => Ok(Lookup::service(service, &host)),
+        _ if target.port() != Some(0) => refused("may not have port"),
+        _ => refused("requires domain name"),
+    }
+}
+
 fn read_parameter(
     reader: &mut Reader<'_>,
     raw: &UpstreamRaw,
     spec: &mut ServerSpec,
-    resolve: &mut bool,
+    dynamic: &mut Dynamic,
     word: &Word,
 ) -> Result<()> {
     let number = |bytes| value::parse_number(bytes).ok_or_else(|| invalid(word));
@@ -398,7 +436,12 @@ fn read_parameter(
     } else if word.is("down") {
         spec.down = true;
     } else if word.is("resolve") {
-        *resolve = true;
+        dynamic.resolve = true;
+    } else if let Some(service) = word.strip("service=") {
+        if service.is_empty() {
+            return Err(ConfigError::at(word.span, "service is empty"));
+        }
+        dynamic.service = Some(String::from_utf8_lossy(service).into());
     } else if let Some(name) = NOT_YET.iter().find(|name| {
         let rest = word.strip(name);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
@@ -525,13 +568,11 @@ fn invalid(word: &Word) -> ConfigError {
 
 const BOTH: Contexts = Contexts::UPSTREAM.or(Contexts::STREAM_UPSTREAM);
 /// Parameters of `server` that nginx has.
-const NOT_YET: [&str; 4] = ["slow_start", "service", "route", "drain"];
+const NOT_YET: [&str; 3] = ["slow_start", "route", "drain"];
 const RESOLVER_TIMEOUT: Duration = Duration::from_secs(30);
 const DNS_PORT: u16 = 53;
 /// nginx wants eight pages at least.
 const ZONE_SIZE_MIN: u64 = 8 * 4096;
-/// 160 points of 8 bytes each: 128 MB.
-const CONSISTENT_WEIGHT_MAX: u64 = 100_000;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@
 //! - [`times`]: how long a peer takes, for `least_time`.
 //! - [`keepalive`]: idle connections of one worker.
 //! - [`directives`]: the language of `upstream {}`.
-//! - [`address`], [`resolve`]: names, looked up while loading and at run time.
+//! - [`address`], [`resolve`], [`watch`]: names, looked up while loading and at run time.
 
 pub mod address;
 pub mod balance;
@@ -19,6 +19,7 @@ pub mod peer;
 pub mod pool;
 pub mod resolve;
 pub mod times;
+pub mod watch;
 
 pub use address::Target;
 pub use balance::least_time::LeastTime;
@@ -29,8 +30,9 @@ pub use peer::{Peer, PeerAddr, PeerConf, PeerState, Registry};
 pub use pool::{
     Attempt, Group, Inputs, LocalState, Locals, Method, Outcome, Peers, Pick, ServerSpec,
 };
-pub use resolve::{ResolveError, Resolver, ResolverConf, Watched};
+pub use resolve::{ResolveError, Resolver, ResolverConf};
 pub use times::Moment;
+pub use watch::Watched;
 
 #[cfg(test)]
 mod tests;

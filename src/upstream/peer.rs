@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use crossbeam::utils::CachePadded;
 
 use super::times::{Moment, Times};
+use super::watch::Found;
 
 /// Where a peer listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -313,16 +314,16 @@ impl Registry {
     }
 
     /// Keeps what a name was last found to mean, for the next configuration to start with.
-    pub(super) fn remember(&self, group: u32, server: &str, addrs: &[PeerAddr]) {
+    pub(super) fn remember(&self, group: u32, server: &str, found: &[Found]) {
         self.lock()
-            .addrs
-            .insert((group, server.into()), addrs.to_vec());
+            .found
+            .insert((group, server.into()), found.to_vec());
     }
 
     /// What [`remember`](Self::remember) kept; empty if nothing.
-    pub(super) fn recall(&self, group: u32, server: &str) -> Vec<PeerAddr> {
+    pub(super) fn recall(&self, group: u32, server: &str) -> Vec<Found> {
         self.lock()
-            .addrs
+            .found
             .get(&(group, server.into()))
             .cloned()
             .unwrap_or_default()
@@ -368,7 +369,7 @@ type GroupCell = (u32, Arc<Trouble>);
 struct Inner {
     /// By kind and name.
     groups: HashMap<(Box<str>, Box<str>), GroupCell>,
-    addrs: HashMap<(u32, Box<str>), Vec<PeerAddr>>,
+    found: HashMap<(u32, Box<str>), Vec<Found>>,
     peers: HashMap<(u32, Box<str>, PeerAddr), Weak<PeerState>>,
     sweep_at: usize,
 }

@@ -203,9 +203,6 @@ impl Group {
         let (id, lineage) = (self.id, self.lineage);
         let peers = Peers::new(registry, id, lineage, &self.trouble, servers, self.method);
         self.peers.store(Arc::new(peers));
-        for server in servers {
-            registry.remember(id, &server.name, &server.addrs);
-        }
     }
 
     /// Chooses the peer for the next try of a request. `None`: no live upstreams (502).

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock, Weak, mpsc as std_mpsc};
+use std::sync::{Arc, OnceLock, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,11 +20,13 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{RData, Record};
 use hickory_resolver::{Resolver as Dns, TokioResolver};
 use tokio::sync::{mpsc, oneshot};
 
-use super::peer::{PeerAddr, Registry};
-use super::pool::{Group, ServerSpec};
+use super::peer::Registry;
+use super::pool::Group;
+use super::watch::{Watch, Watched};
 
 /// The parameters of `resolver` and `resolver_timeout`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +60,13 @@ pub enum ResolveError {
     FormatError,
 }
 
-/// A server of a group whose name is looked up again and again (`resolve`).
-#[derive(Clone, Debug)]
-pub struct Watched {
-    /// The server; its `addrs` are what is known so far.
-    pub spec: ServerSpec,
-    /// The name and port to look up; `None` for a server with a fixed address.
-    pub name: Option<(Box<str>, u16)>,
+/// One SRV record. The order is that of use: by priority, then by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Service {
+    pub priority: u16,
+    pub target: Box<str>,
+    pub port: u16,
+    pub weight: u16,
 }
 
 impl Resolver {
@@ -105,6 +107,29 @@ impl Resolver {
         };
         send(Job::Ask(question));
         answer.await.unwrap_or(Err(ResolveError::ServerFailure))
+    }
+
+    /// Asks the name servers for addresses, whatever the cache knows. The answer never is empty;
+    /// with it comes until when it holds. For the background thread.
+    pub(super) async fn look_up(
+        &self,
+        name: &str,
+    ) -> (Result<Arc<[IpAddr]>, ResolveError>, Instant) {
+        let answer = self.0.look_up(name).await;
+        (answer.result, answer.until)
+    }
+
+    /// As [`look_up`](Self::look_up), for SRV records.
+    pub(super) async fn look_up_service(
+        &self,
+        name: &str,
+    ) -> (Result<Vec<Service>, ResolveError>, Instant) {
+        let conf = &self.0.conf;
+        let asked = tokio::time::timeout(conf.timeout, self.0.query_service(name)).await;
+        match asked.unwrap_or(Err(ResolveError::TimedOut)) {
+            Ok((services, ttl)) => (Ok(services), Instant::now() + conf.valid.unwrap_or(ttl)),
+            Err(error) => (Err(error), Instant::now() + NEGATIVE_TTL),
+        }
     }
 
     /// Keeps the peers of `group` in step with the names of its servers for as long as the group
@@ -166,14 +191,6 @@ struct Question {
     resolver: Resolver,
     name: Box<str>,
     reply: oneshot::Sender<Result<Arc<[IpAddr]>, ResolveError>>,
-}
-
-struct Watch {
-    resolver: Resolver,
-    registry: &'static Registry,
-    group: Weak<Group>,
-    servers: Vec<Watched>,
-    first: Option<std_mpsc::Sender<()>>,
 }
 
 enum Job {
@@ -258,14 +275,7 @@ impl Inner {
     }
 
     async fn query(&self, name: &str) -> Result<(Arc<[IpAddr]>, Duration), ResolveError> {
-        let dns = self.dns.get_or_init(|| dns(&self.conf)).as_ref();
-        let dns = dns.ok_or(ResolveError::ServerFailure)?;
-        let rooted = if name.ends_with('.') {
-            name.to_owned()
-        } else {
-            format!("{name}.")
-        };
-        let found = dns.lookup_ip(rooted).await.map_err(ResolveError::from)?;
+        let found = self.dns()?.lookup_ip(rooted(name)).await?;
         let addrs: Arc<[IpAddr]> = found.iter().collect();
         if addrs.is_empty() {
             return Err(ResolveError::NotFound);
@@ -276,6 +286,37 @@ impl Inner {
                 .valid_until()
                 .saturating_duration_since(Instant::now()),
         ))
+    }
+
+    async fn query_service(&self, name: &str) -> Result<(Vec<Service>, Duration), ResolveError> {
+        let found = self.dns()?.srv_lookup(rooted(name)).await?;
+        let service = |record: &Record| match &record.data {
+            RData::SRV(srv) => Some(Service {
+                priority: srv.priority,
+                target: srv
+                    .target
+                    .to_lowercase()
+                    .to_utf8()
+                    .trim_end_matches('.')
+                    .into(),
+                port: srv.port,
+                weight: srv.weight,
+            }),
+            _ => None,
+        };
+        let services: Vec<_> = found.answers().iter().filter_map(service).collect();
+        if services.is_empty() {
+            return Err(ResolveError::NotFound);
+        }
+        let ttl = found
+            .valid_until()
+            .saturating_duration_since(Instant::now());
+        Ok((services, ttl))
+    }
+
+    fn dns(&self) -> Result<&TokioResolver, ResolveError> {
+        let dns = self.dns.get_or_init(|| dns(&self.conf)).as_ref();
+        dns.ok_or(ResolveError::ServerFailure)
     }
 
     /// Only the background thread writes, so a copy with one change loses nothing.
@@ -291,72 +332,6 @@ impl Inner {
     }
 }
 
-impl Watch {
-    async fn run(mut self) {
-        loop {
-            let mut wait = self.resolver.conf().timeout;
-            let mut changed = false;
-            for at in 0..self.servers.len() {
-                let Some((name, port)) = self.servers[at].name.clone() else {
-                    continue;
-                };
-                let answer = self.resolver.0.look_up(&name).await;
-                let left = answer.until.saturating_duration_since(Instant::now());
-                wait = wait.min(left.max(WATCH_PAUSE_MIN));
-                changed |= self.servers[at].take(&answer.result, port);
-            }
-            let Some(group) = self.group.upgrade() else {
-                return;
-            };
-            if changed {
-                let specs: Vec<_> = self
-                    .servers
-                    .iter()
-                    .map(|server| server.spec.clone())
-                    .collect();
-                group.replace(self.registry, &specs);
-            }
-            drop(group);
-            if let Some(first) = self.first.take() {
-                let _ = first.send(());
-            }
-            self.sleep(wait).await;
-            if self.group.strong_count() == 0 {
-                return;
-            }
-        }
-    }
-
-    /// Sleeps in short steps, so that a group which a reload took away is soon let go.
-    async fn sleep(&self, wait: Duration) {
-        let end = Instant::now() + wait;
-        while Instant::now() < end && self.group.strong_count() > 0 {
-            let left = end.saturating_duration_since(Instant::now());
-            tokio::time::sleep(left.min(WATCH_PAUSE_MIN)).await;
-        }
-    }
-}
-
-impl Watched {
-    /// Takes a new answer over; whether it changed anything. The order of addresses, which name
-    /// servers rotate, is no change.
-    fn take(&mut self, result: &Result<Arc<[IpAddr]>, ResolveError>, port: u16) -> bool {
-        let mut addrs: Vec<PeerAddr> = match result {
-            Ok(ips) => ips
-                .iter()
-                .map(|&ip| SocketAddr::new(ip, port).into())
-                .collect(),
-            Err(ResolveError::NotFound) => Vec::new(),
-            Err(_) => return false,
-        };
-        addrs.sort_by_key(PeerAddr::ip);
-        addrs.dedup();
-        let changed = addrs != self.spec.addrs;
-        self.spec.addrs = addrs;
-        changed
-    }
-}
-
 impl From<NetError> for ResolveError {
     fn from(error: NetError) -> Self {
         match error {
@@ -365,6 +340,14 @@ impl From<NetError> for ResolveError {
             _ if error.is_nx_domain() || error.is_no_records_found() => ResolveError::NotFound,
             _ => ResolveError::ServerFailure,
         }
+    }
+}
+
+/// A name that no search list is applied to.
+fn rooted(name: &str) -> String {
+    match name.ends_with('.') {
+        true => name.to_owned(),
+        false => format!("{name}."),
     }
 }
 
@@ -400,8 +383,6 @@ fn dns(conf: &ResolverConf) -> Option<TokioResolver> {
 const NEGATIVE_TTL: Duration = Duration::from_secs(1);
 /// One question to one name server; nginx repeats its questions at this pace.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A watched name is not asked for more often than this, whatever its TTL.
-const WATCH_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Names known to one resolver at most.
 const CACHE_MAX: usize = 4096;
 
@@ -411,7 +392,8 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::upstream::{Keepalive, Method};
+    use crate::upstream::watch::Lookup;
+    use crate::upstream::{Keepalive, Method, ServerSpec};
 
     /// A name server that knows `a.test`, with the addresses and the TTL in the cell, and answers
     /// "no such name" to the rest, except `mute.test`, to which it says nothing.
@@ -541,7 +523,7 @@ mod tests {
     fn watched_servers_follow_their_name() {
         let (server, conf) = Server::start(&[[127, 0, 0, 5], [127, 0, 0, 6]], 0);
         let registry = Registry::global();
-        let name = Some(("a.test".into(), 80));
+        let lookup = Some(Lookup::Host("a.test".into(), 80));
         let spec = ServerSpec::new("a.test", Vec::new());
         let group = Group::new(
             registry,
@@ -559,7 +541,11 @@ mod tests {
                 .map(|peer| peer.conf.name.to_string())
                 .collect()
         };
-        let watched = vec![Watched { spec, name }];
+        let watched = vec![Watched {
+            spec,
+            lookup,
+            found: Vec::new(),
+        }];
         Resolver::new(conf)
             .watch(registry, &group, watched)
             .recv()

@@ -90,3 +90,43 @@ fn several_addresses_are_all_tried() {
         assert_eq!(s.get("/").text(), "reached");
     }
 }
+
+#[test]
+fn servers_by_srv_records() {
+    if skip_on_nginx("service= came with nginx 1.27.3") {
+        return;
+    }
+    let dns = Dns::start(1);
+    let backends = ["a", "b", "c"].map(Backend::fixed);
+    let [a, b, c] = [0, 1, 2].map(|n: usize| backends[n].port);
+    dns.set("one.test", &["127.0.0.1"]);
+    dns.set("two.test", &["127.0.0.1"]);
+    let records = [
+        (1, 2, a, "one.test"),
+        (1, 1, b, "two.test"),
+        (9, 1, c, "two.test"),
+    ];
+    dns.set_services("_http._tcp.app.test", &records);
+    let conf = r#"
+        resolver 127.0.0.1:%%DNS%% ipv6=off;
+        upstream u { zone u 64k; server app.test service=http resolve max_fails=0; }
+        server { listen 127.0.0.1:%%P0%%; location / { proxy_pass http://u; } }
+    "#;
+    let s = Setup::http(conf).value("DNS", dns.port).start();
+    wait_for("the first answer", || s.get("/").status == 200);
+    let sorted = || {
+        let mut all: Vec<String> = (0..6).map(|_| s.get("/").text()).collect();
+        all.sort();
+        all.concat()
+    };
+    assert_eq!(sorted(), "aaaabb", "by the weights of the records");
+    dns.set_services("_http._tcp.app.test", &records[1..]);
+    wait_for("the change", || sorted() == "bbbbbb");
+    dns.set("two.test", &[]);
+    dns.set_services(
+        "_http._tcp.app.test",
+        &[(1, 1, 1, "two.test"), (2, 1, c, "one.test")],
+    );
+    wait_for("the backup", || sorted() == "cccccc");
+    assert!(!s.error_log().contains("panicked"));
+}

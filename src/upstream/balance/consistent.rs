@@ -53,13 +53,17 @@ impl Ring {
         let mut names: HashMap<&str, u32> = HashMap::new();
         let mut servers: Vec<Vec<u32>> = Vec::new();
         let mut points = Vec::new();
+        // What the name servers say has no bound; the file is checked when it is read.
+        let total: u64 = peers.iter().map(|peer| u64::from(peer.conf.weight)).sum();
+        let excess = total.div_ceil(WEIGHT_MAX).max(1);
         for (index, peer) in peers.iter().enumerate() {
             let server = *names.entry(&peer.conf.server).or_insert_with(|| {
                 servers.push(Vec::new());
                 servers.len() as u32 - 1
             });
             servers[server as usize].push(index as u32);
-            add_points(&mut points, server, &peer.conf.server, peer.conf.weight);
+            let weight = (u64::from(peer.conf.weight) / excess).max(1);
+            add_points(&mut points, server, &peer.conf.server, weight);
         }
         // Stable, and the first of equal hashes stays: the server named first in the file.
         points.sort_by_key(|point| point.hash);
@@ -99,7 +103,7 @@ fn pick_of(view: &mut View<'_>, peers: &[u32]) -> Option<usize> {
     }
 }
 
-fn add_points(points: &mut Vec<Point>, server: u32, name: &str, weight: u32) {
+fn add_points(points: &mut Vec<Point>, server: u32, name: &str, weight: u64) {
     let (host, port) = split(name);
     let mut base = crc32fast::Hasher::new();
     base.update(host.as_bytes());
@@ -132,4 +136,6 @@ fn split(name: &str) -> (&str, &str) {
     }
 }
 
-const POINTS_PER_WEIGHT: u32 = 160;
+const POINTS_PER_WEIGHT: u64 = 160;
+/// The most that the weights of a ring may add up to: 160 points of 8 bytes each, 128 MB.
+pub const WEIGHT_MAX: u64 = 100_000;

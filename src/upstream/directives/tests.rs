@@ -199,6 +199,20 @@ fn errors_are_in_nginx_words() {
         "no port in upstream \"127.0.0.1\""
     );
     assert!(error("hash $a consistent; server 127.0.0.1 weight=200000;").contains("too large"));
+    let service = |rest: &str| error(&format!("server {rest};"));
+    assert_eq!(service("a.test service= resolve"), "service is empty");
+    assert_eq!(
+        service("a.test service=http"),
+        "service upstream \"a.test\" requires \"resolve\" parameter"
+    );
+    assert_eq!(
+        service("a.test:80 service=http resolve"),
+        "service upstream \"a.test:80\" may not have port"
+    );
+    assert_eq!(
+        service("127.0.0.1 service=http resolve"),
+        "service upstream \"127.0.0.1\" requires domain name"
+    );
     assert!(server(" slow_start=30s").ends_with("not implemented by ringway yet"));
 }
 
@@ -216,8 +230,13 @@ fn resolve_wants_a_resolver_and_looks_nothing_up_while_loading() {
     assert_eq!(resolver.conf().valid, Some(Duration::from_secs(5)));
     assert_eq!(resolver.conf().timeout, Duration::from_secs(2));
     assert!(resolver.conf().ipv4 && !resolver.conf().ipv6);
-    assert_eq!(servers[0].name, Some(("no.such.host".into(), 81)));
-    assert_eq!(servers[1].name, None);
+    let lookup = Some(Lookup::Host("no.such.host".into(), 81));
+    assert_eq!(servers[0].lookup, lookup);
+    assert_eq!(servers[1].lookup, None);
+    let text = "stream_upstream a { resolver 127.0.0.1; server a.Test service=db resolve; }";
+    let (_, servers) = compile(text).unwrap().watched.unwrap();
+    let lookup = Some(Lookup::Service("_db._tcp.a.test".into()));
+    assert_eq!(servers[0].lookup, lookup);
 }
 
 /// The body of an upstream block that both halves of the configuration understand.
