@@ -7,12 +7,13 @@ use std::rc::Rc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ringway::base::listen::ListenAddr;
+use ringway::base::places::Places;
 use ringway::gateway::{Gateway, LoadOptions};
 use ringway::http::conf::Content;
 use ringway::http::connection::accept_head;
 use ringway::http::exchange::{ClientInfo, Exchange, Remote};
 use ringway::http::h1::head::{HeadLimits, Parsed, parse_request, parse_response};
-use ringway::http::local::{Local, Shared};
+use ringway::http::local::Local;
 use ringway::http::proxy::head::{BodyOut, take_response, write_request};
 use ringway::http::respond::Output;
 use ringway::http::route;
@@ -154,7 +155,7 @@ fn exchange(blocks: &str) -> Exchange {
     let loaded = Gateway::load_text(Path::new("bench.conf"), &conf, &options);
     let (gateway, _) = loaded.unwrap_or_else(|error| panic!("{error}"));
     let listen = gateway.listens().remove(0).addr;
-    let local = Local::new(gateway.http, Shared::of_process(), 1024);
+    let local = Local::new(gateway.http, Places::new(1024));
     Exchange::new(local, client(listen))
 }
 

@@ -12,8 +12,10 @@ use crate::config::{
     parse_command_line, read_file, read_text, value,
 };
 use crate::http::conf::HttpConf;
-use crate::http::scope::{self, Scope};
+use crate::http::scope::{self as http, Scope as HttpScope};
 use crate::observe::{ErrorLog, TargetSpec, os_error};
+use crate::stream::conf::StreamConf;
+use crate::stream::scope::{self as stream, Scope as StreamScope};
 use crate::upstream::{Registry, directives};
 
 pub mod process;
@@ -28,6 +30,8 @@ pub struct Gateway {
     pub error_log: ErrorLog,
     /// The `http {}` block; without servers where there is none.
     pub http: Arc<HttpConf>,
+    /// The `stream {}` block; without servers where there is none.
+    pub stream: Arc<StreamConf>,
 }
 
 /// Where to find what a configuration does not say, and how strict to be.
@@ -108,23 +112,25 @@ impl Gateway {
                 format!("mkdir() \"{}\" failed {}", path.display(), os_error(&error))
             })?;
         }
-        for group in &self.http.groups {
-            if let Some(upstream) = &group.upstream {
-                // Names are looked up in the background; until then the last known addresses hold.
-                let _ = upstream.watch(Registry::global());
-            }
+        let http = self.http.groups.iter().map(|group| &group.upstream);
+        let stream = self.stream.groups.iter().map(|group| &group.upstream);
+        for upstream in http.chain(stream).flatten() {
+            // Names are looked up in the background; until then the last known addresses hold.
+            let _ = upstream.watch(Registry::global());
         }
         Ok(())
     }
 
     /// Every address that is listened on.
     pub fn listens(&self) -> Vec<ListenSpec> {
-        let http = self.http.listens.iter();
-        http.map(|l| ListenSpec {
-            addr: l.addr.clone(),
-            options: l.options.clone(),
-        })
-        .collect()
+        let http = self.http.listens.iter().map(|l| (&l.addr, &l.options));
+        let stream = self.stream.listens.iter().map(|l| (&l.addr, &l.options));
+        http.chain(stream)
+            .map(|(addr, options)| ListenSpec {
+                addr: addr.clone(),
+                options: options.clone(),
+            })
+            .collect()
     }
 }
 
@@ -166,8 +172,11 @@ impl LoadError {
 pub fn catalog() -> Catalog {
     Catalog::new(|catalog| {
         catalog.add(Rows::<MainScope>::ALL);
-        catalog.add(HTTP);
-        for table in scope::tables() {
+        catalog.add(BLOCKS);
+        for table in http::tables() {
+            catalog.add(table);
+        }
+        for table in stream::tables() {
             catalog.add(table);
         }
         catalog.add(directives::ROWS);
@@ -178,21 +187,35 @@ pub fn catalog() -> Catalog {
 #[derive(Default)]
 struct MainScope {
     process: ProcessRaw,
-    http: Option<Scope>,
+    http: Option<HttpScope>,
+    stream: Option<StreamScope>,
 }
 
 /// The blocks of the main level.
-const HTTP: &[Row<MainScope>] =
-    &[Row::block("http", Contexts::MAIN, Arity::None, read_http).doc("Everything about HTTP.")];
+const BLOCKS: &[Row<MainScope>] = &[
+    Row::block("http", Contexts::MAIN, Arity::None, read_http).doc("Everything about HTTP."),
+    Row::block("stream", Contexts::MAIN, Arity::None, read_stream)
+        .doc("Everything about TCP and UDP."),
+];
 
 fn read_http(reader: &mut Reader<'_>, main: &mut MainScope, node: &Node) -> Result<()> {
     if main.http.is_some() {
         return Err(value::duplicate(node));
     }
-    let mut http = Scope::default();
-    scope::read_block(reader, node, Contexts::HTTP, &mut http)?;
+    let mut http = HttpScope::default();
+    http::read_block(reader, node, Contexts::HTTP, &mut http)?;
     http.log.finish_root(reader, node);
     main.http = Some(http);
+    Ok(())
+}
+
+fn read_stream(reader: &mut Reader<'_>, main: &mut MainScope, node: &Node) -> Result<()> {
+    if main.stream.is_some() {
+        return Err(value::duplicate(node));
+    }
+    let mut stream = StreamScope::default();
+    stream::read_block(reader, node, Contexts::STREAM, &mut stream)?;
+    main.stream = Some(stream);
     Ok(())
 }
 
@@ -233,7 +256,7 @@ fn compile(parts: &[&[Node]], reader: &mut Reader<'_>, options: &LoadOptions) ->
     for nodes in parts {
         reader.read_block(
             nodes,
-            &[Rows::<MainScope>::ALL, HTTP],
+            &[Rows::<MainScope>::ALL, BLOCKS],
             Contexts::MAIN,
             &mut main,
         )?;
@@ -242,10 +265,20 @@ fn compile(parts: &[&[Node]], reader: &mut Reader<'_>, options: &LoadOptions) ->
         .process
         .compile(reader, options.pid.clone(), options.error_log.clone())?;
     let error_log = ErrorLog::open(&process.error_logs).map_err(ConfigError::bare)?;
-    let http = scope::compile(reader, main.http.unwrap_or_default(), error_log.clone())?;
+    let http = http::compile(reader, main.http.unwrap_or_default(), error_log.clone())?;
+    let stream = stream::compile(reader, main.stream.unwrap_or_default(), error_log.clone())?;
+    if let Some(twice) = stream
+        .listens
+        .iter()
+        .find(|l| http.listen_at(&l.addr).is_some())
+    {
+        let message = format!("duplicate \"{}\" address and port pair", twice.addr);
+        return Err(ConfigError::bare(message).help("http and stream cannot share an address"));
+    }
     Ok(Gateway {
         process,
         error_log,
         http: Arc::new(http),
+        stream: Arc::new(stream),
     })
 }

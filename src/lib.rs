@@ -10,6 +10,7 @@ pub mod master;
 pub mod observe;
 pub mod relay;
 pub mod ring;
+pub mod stream;
 pub mod upstream;
 pub mod vars;
 pub mod worker;

@@ -10,14 +10,31 @@ use std::path::PathBuf;
 pub enum ListenAddr {
     /// An internet address; a wildcard has the unspecified address.
     Inet(SocketAddr),
+    /// An internet address where datagrams come (`udp`).
+    Udp(SocketAddr),
     /// A unix socket.
     Unix(PathBuf),
+}
+
+impl ListenAddr {
+    /// The internet address, unless it is a unix socket.
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            ListenAddr::Inet(addr) | ListenAddr::Udp(addr) => Some(*addr),
+            ListenAddr::Unix(_) => None,
+        }
+    }
+
+    /// Whether datagrams come here instead of connections.
+    pub fn is_udp(&self) -> bool {
+        matches!(self, ListenAddr::Udp(_))
+    }
 }
 
 impl std::fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            ListenAddr::Inet(addr) => addr.fmt(f),
+            ListenAddr::Inet(addr) | ListenAddr::Udp(addr) => addr.fmt(f),
             ListenAddr::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

@@ -6,5 +6,7 @@ pub mod clock;
 pub mod hash;
 pub mod listen;
 pub mod memory;
+pub mod places;
 pub mod proxy_protocol;
 pub mod regex;
+pub mod remote;

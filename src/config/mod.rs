@@ -4,13 +4,15 @@
 //!
 //! In reading order: `lex` (bytes to words), `parse` with `include` (words to [`Node`]s), `schema`
 //! (what a row declares), `reader` (nodes and rows to filled scopes), `catalog` with `known` (all
-//! directives there are, for suggestions and the documentation), `print` (trees to text).
+//! directives there are, for suggestions and the documentation), `print` (trees to text), `listen`
+//! (the one directive that `http` and `stream` read alike).
 
 mod catalog;
 mod error;
 mod include;
 mod known;
 mod lex;
+pub mod listen;
 mod parse;
 mod print;
 mod reader;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::base::listen::ListenAddr;
+use crate::base::places::Places;
 use crate::base::{clock, proxy_protocol};
 use crate::observe::Level;
 use crate::ring::{Chunk, Expect, Recv, Socket};
@@ -59,10 +60,10 @@ enum Stage {
 
 /// Serves a client connection until it closes.
 pub fn serve(local: Rc<Local>, sock: Socket, remote: Remote, listen: Rc<ListenAddr>) -> Connection {
-    local.opened();
+    local.places.opened();
     let slot = local.waiting.enter();
     let fresh = Parked {
-        info: Box::new(client_info(&local, &sock, remote, listen)),
+        info: Box::new(client_info(&sock, remote, listen)),
         sock,
         recv: None,
         has_begun: false,
@@ -114,7 +115,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.stage = Stage::Over;
         self.place.local.waiting.leave(self.place.slot);
-        self.place.local.closed();
+        self.place.local.places.closed();
     }
 }
 
@@ -139,13 +140,13 @@ struct Place {
     slot: usize,
 }
 
-fn client_info(local: &Local, sock: &Socket, remote: Remote, listen: Rc<ListenAddr>) -> ClientInfo {
+fn client_info(sock: &Socket, remote: Remote, listen: Rc<ListenAddr>) -> ClientInfo {
     let remote_text = match &remote {
         Remote::Inet(addr) => addr.ip().to_string(),
         Remote::Unix => "unix:".into(),
     };
     ClientInfo {
-        number: local.next_connection(),
+        number: Places::next_connection(),
         requests: 0,
         accepted_at: clock::precise_ms(),
         local: match remote {
@@ -162,7 +163,9 @@ fn client_info(local: &Local, sock: &Socket, remote: Remote, listen: Rc<ListenAd
 /// Our end of the connection; the kernel is only asked where we listen on every address.
 fn local_addr(sock: &Socket, listen: &ListenAddr) -> Option<SocketAddr> {
     match listen {
-        ListenAddr::Inet(addr) if !addr.ip().is_unspecified() => Some(*addr),
+        ListenAddr::Inet(addr) | ListenAddr::Udp(addr) if !addr.ip().is_unspecified() => {
+            Some(*addr)
+        }
         _ => sock.local_addr().ok().and_then(|addr| addr.inet()),
     }
 }
@@ -363,7 +366,7 @@ async fn wait_once(client: &mut Client, place: &Place, first: bool, until: u64) 
         match place.local.waiting.call(place.slot, cx.waker()) {
             // While draining, a connection that has just come is no idle one: its request is
             // under way.
-            Call::Close if first && place.local.draining.get() => Poll::Pending,
+            Call::Close if first && place.local.places.is_draining() => Poll::Pending,
             Call::Close => Poll::Ready(Next::Close),
             Call::Park => Poll::Ready(Next::Park { until }),
             Call::None => Poll::Pending,

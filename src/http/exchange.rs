@@ -5,13 +5,14 @@
 //! It is version-neutral: nothing here says how the bytes came or how they will leave.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::base::proxy_protocol::ProxyProtocol;
+pub use crate::base::remote::Remote;
 use crate::observe::ErrorLog;
 use crate::upstream::{Group, Peer};
 use crate::vars::{Store, Subject};
@@ -50,33 +51,6 @@ impl Generation {
     /// The server with this id.
     pub fn server(&self, id: u32) -> &Server {
         &self.http.servers[id as usize]
-    }
-}
-
-/// The other end of the client's connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remote {
-    /// A TCP peer.
-    Inet(SocketAddr),
-    /// A unix socket; nginx shows `unix:`.
-    Unix,
-}
-
-impl Remote {
-    /// The address without the port, if it is an internet address.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Remote::Inet(addr) => Some(addr.ip().to_canonical()),
-            Remote::Unix => None,
-        }
-    }
-
-    /// The port, 0 for unix sockets.
-    pub fn port(&self) -> u16 {
-        match self {
-            Remote::Inet(addr) => addr.port(),
-            Remote::Unix => 0,
-        }
     }
 }
 

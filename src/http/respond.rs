@@ -113,7 +113,7 @@ impl Output {
         let filter = gzip::header_filter(ex, &location.gzip, bodiless);
         let framing = choose_framing(ex, bodiless, location.core.chunked_transfer_encoding);
         // A shutdown that began meanwhile ends the connection after this answer.
-        let may_go_on = framing != Framing::Close && !ex.local.draining.get();
+        let may_go_on = framing != Framing::Close && !ex.local.places.is_draining();
         if ex.keepalive && !(may_go_on && keepalive::is_allowed(ex, &location.core)) {
             ex.keepalive = false;
         }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::Duration;
@@ -113,10 +112,10 @@ impl Listeners {
     /// address in use is fine: mostly the running gateway has it. Failures are logged.
     pub fn check(wanted: &[ListenSpec]) -> Result<(), BindFailed> {
         for spec in wanted {
-            let ListenAddr::Inet(addr) = spec.addr else {
+            let Some(addr) = spec.addr.inet() else {
                 continue;
             };
-            match probe(addr, &spec.options) {
+            match probe(addr, spec.addr.is_udp(), &spec.options) {
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
                     return Err(bind_failed(spec, &error));
                 }
@@ -247,8 +246,9 @@ impl Listeners {
     /// Whether the address is nobody else's.
     fn try_bind(&self, spec: &ListenSpec) -> io::Result<()> {
         match &spec.addr {
-            ListenAddr::Inet(addr) if self.overlaps(*addr) => Ok(()),
-            ListenAddr::Inet(addr) => probe(*addr, &spec.options).map(drop),
+            ListenAddr::Inet(_) | ListenAddr::Udp(_) if self.overlaps(&spec.addr) => Ok(()),
+            ListenAddr::Inet(addr) => probe(*addr, false, &spec.options).map(drop),
+            ListenAddr::Udp(addr) => probe(*addr, true, &spec.options).map(drop),
             ListenAddr::Unix(path) if path.exists() && !is_stale(path) => {
                 Err(io::Error::from_raw_os_error(libc::EADDRINUSE))
             }
@@ -257,15 +257,16 @@ impl Listeners {
     }
 
     /// Whether one of our own sockets makes an exclusive bind of `addr` fail.
-    fn overlaps(&self, addr: SocketAddr) -> bool {
+    fn overlaps(&self, addr: &ListenAddr) -> bool {
         let ours = self.entries.iter().map(|entry| &entry.spec.addr);
         ours.chain(self.inherited.iter().map(|(addr, _)| addr))
-            .any(|other| match other {
-                ListenAddr::Inet(other) => {
+            .filter(|other| other.is_udp() == addr.is_udp())
+            .any(|other| match (other.inet(), addr.inet()) {
+                (Some(other), Some(addr)) => {
                     let wildcard = other.ip().is_unspecified() || addr.ip().is_unspecified();
                     other.port() == addr.port() && wildcard
                 }
-                ListenAddr::Unix(_) => false,
+                _ => false,
             })
     }
 }
@@ -277,8 +278,11 @@ impl Entry {
             return;
         }
         for one in &self.sockets {
-            let applied = socket::apply(one, &self.spec.addr, options)
-                .and_then(|()| socket::listen(one, options));
+            let applied =
+                socket::apply(one, &self.spec.addr, options).and_then(|()| match self.spec.addr {
+                    ListenAddr::Udp(_) => Ok(()),
+                    _ => socket::listen(one, options),
+                });
             if let Err(error) = applied {
                 let shown = os_error(&error);
                 log_process!(
@@ -306,12 +310,12 @@ impl Entry {
 fn open(spec: &ListenSpec, workers: usize) -> io::Result<Entry> {
     let sockets = match &spec.addr {
         ListenAddr::Unix(path) => vec![socket::open_unix(path)?],
-        ListenAddr::Inet(addr) => {
-            let open = |_| socket::open_inet(*addr, &spec.options);
+        ListenAddr::Inet(addr) | ListenAddr::Udp(addr) => {
+            let open = |_| socket::open_inet(*addr, spec.addr.is_udp(), &spec.options);
             (0..workers).map(open).collect::<io::Result<Vec<_>>>()?
         }
     };
-    for one in &sockets {
+    for one in sockets.iter().filter(|_| !spec.addr.is_udp()) {
         socket::listen(one, &spec.options)?;
     }
     Ok(Entry {
@@ -346,7 +350,7 @@ fn is_share(index: usize, workers: usize, count: usize, number: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 

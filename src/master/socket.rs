@@ -17,9 +17,12 @@ use crate::base::listen::{KeepaliveOption, ListenAddr, ListenOptions};
 const DEFAULT_BACKLOG: i32 = 511;
 
 /// Binds `addr` alone, without listening, to learn whether it is free.
-pub(super) fn probe(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+pub(super) fn probe(addr: SocketAddr, udp: bool, options: &ListenOptions) -> io::Result<Socket> {
+    let socket = new_inet(addr, udp)?;
+    // For datagrams it would mean to share the port.
+    if !udp {
+        socket.set_reuse_address(true)?;
+    }
     if addr.is_ipv6() {
         socket.set_only_v6(options.ipv6only.unwrap_or(true))?;
     }
@@ -27,17 +30,38 @@ pub(super) fn probe(addr: SocketAddr, options: &ListenOptions) -> io::Result<Soc
     Ok(socket)
 }
 
-pub(super) fn open_inet(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+/// A socket for one of the workers, bound to `addr`.
+pub(super) fn open_inet(
+    addr: SocketAddr,
+    udp: bool,
+    options: &ListenOptions,
+) -> io::Result<Socket> {
+    let socket = new_inet(addr, udp)?;
     socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
+    if !udp {
+        socket.set_reuse_address(true)?;
+    }
     socket.set_reuse_port(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(options.ipv6only.unwrap_or(true))?;
     }
-    apply(&socket, &ListenAddr::Inet(addr), options)?;
+    let listen = if udp {
+        ListenAddr::Udp(addr)
+    } else {
+        ListenAddr::Inet(addr)
+    };
+    apply(&socket, &listen, options)?;
     socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+fn new_inet(addr: SocketAddr, udp: bool) -> io::Result<Socket> {
+    let (kind, protocol) = if udp {
+        (Type::DGRAM, Protocol::UDP)
+    } else {
+        (Type::STREAM, Protocol::TCP)
+    };
+    Socket::new(Domain::for_address(addr), kind, Some(protocol))
 }
 
 /// A unix socket that everyone may connect to. A file left behind by a process that died is
@@ -81,7 +105,7 @@ pub(super) fn apply(socket: &Socket, addr: &ListenAddr, options: &ListenOptions)
     if let Some(bytes) = options.sndbuf {
         socket.set_send_buffer_size(bytes)?;
     }
-    if matches!(addr, ListenAddr::Unix(_)) {
+    if !matches!(addr, ListenAddr::Inet(_)) {
         return Ok(());
     }
     socket.set_tcp_nodelay(true)?;
@@ -129,6 +153,7 @@ fn set_tcp_option(socket: &Socket, option: i32, value: i32) -> io::Result<()> {
 pub(super) fn local_addr(socket: &Socket) -> Option<ListenAddr> {
     let addr = socket.local_addr().ok()?;
     match addr.as_socket() {
+        Some(addr) if socket.r#type().ok()? == Type::DGRAM => Some(ListenAddr::Udp(addr)),
         Some(addr) => Some(ListenAddr::Inet(addr)),
         None => Some(ListenAddr::Unix(addr.as_pathname()?.to_owned())),
     }
@@ -151,7 +176,7 @@ mod tests {
             deferred: true,
             ..ListenOptions::default()
         };
-        let socket = open_inet(SocketAddr::from(([127, 0, 0, 1], 0)), &options).unwrap();
+        let socket = open_inet(SocketAddr::from(([127, 0, 0, 1], 0)), false, &options).unwrap();
         assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
         assert_eq!(
             socket.tcp_keepalive_time().unwrap(),

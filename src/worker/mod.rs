@@ -14,13 +14,16 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 
 use crate::base::listen::{ListenAddr, WorkerSocket};
+use crate::base::places::Places;
+use crate::base::remote::Remote;
 use crate::gateway::Gateway;
 use crate::http::connection;
-use crate::http::exchange::Remote;
-use crate::http::local::{Local, Shared};
+use crate::http::local::Local as HttpLocal;
 use crate::log_process;
 use crate::observe::{Level, access, os_error};
 use crate::ring::{self, Addr, EngineConf, File, JoinHandle, Listener, Socket};
+use crate::stream::local::Local as StreamLocal;
+use crate::stream::serve;
 
 use control::{Command, Event, Inbox, WorkerHandle};
 
@@ -45,13 +48,11 @@ pub fn spawn(
 
 /// Serves until the master says that it is enough.
 async fn run(inbox: &Inbox, sockets: Vec<WorkerSocket>, gateway: Arc<Gateway>) -> io::Result<()> {
-    let shared = Shared::of_process();
-    let connections = gateway.process.connections;
-    let local = Local::new(Arc::clone(&gateway.http), shared, connections);
+    let local = Local::new(&gateway);
     ring::spawn(access::flusher());
     let swept = Rc::clone(&local);
     ring::on_sweep(move |now_ms| {
-        swept.sweep(now_ms);
+        swept.http.sweep(now_ms);
         access::flush_due(now_ms);
         true
     });
@@ -74,16 +75,16 @@ async fn run(inbox: &Inbox, sockets: Vec<WorkerSocket>, gateway: Arc<Gateway>) -
                     added,
                     removed,
                 } => {
-                    local.replace(Arc::clone(&gateway.http));
-                    local.connections_max.set(gateway.process.connections);
+                    local.replace(&gateway);
                     close(&mut doors, |addr| removed.contains(addr), false).await;
+                    local.stream.forget_previous();
                     for socket in added {
                         doors.push(Door::open(socket, &local)?);
                     }
                     inbox.reloaded();
                 }
                 Command::Quit { shared } => {
-                    local.drain();
+                    local.http.drain();
                     close(&mut doors, |_| true, shared).await;
                 }
             }
@@ -91,11 +92,36 @@ async fn run(inbox: &Inbox, sockets: Vec<WorkerSocket>, gateway: Arc<Gateway>) -
     }
 }
 
+/// What one worker serves with.
+struct Local {
+    places: Rc<Places>,
+    http: Rc<HttpLocal>,
+    stream: Rc<StreamLocal>,
+}
+
+impl Local {
+    fn new(gateway: &Gateway) -> Rc<Local> {
+        let places = Places::new(gateway.process.connections);
+        Rc::new(Local {
+            http: HttpLocal::new(Arc::clone(&gateway.http), Rc::clone(&places)),
+            stream: StreamLocal::new(Arc::clone(&gateway.stream), Rc::clone(&places)),
+            places,
+        })
+    }
+
+    /// Makes `gateway` the configuration of everything that begins from now on.
+    fn replace(&self, gateway: &Gateway) {
+        self.http.replace(Arc::clone(&gateway.http));
+        self.stream.replace(Arc::clone(&gateway.stream));
+        self.places.set_max(gateway.process.connections);
+    }
+}
+
 /// Waits for commands. `false`: the worker drains and its last connection has ended.
 async fn woken(wakeup: &File, local: &Local) -> io::Result<bool> {
     let mut read = pin!(wakeup.read_at(Vec::with_capacity(8), 0));
     poll_fn(|cx| {
-        if local.is_drained(cx.waker()) {
+        if local.places.is_drained(cx.waker()) {
             return Poll::Ready(Ok(false));
         }
         read.as_mut()
@@ -179,11 +205,11 @@ async fn accept(mut listener: Listener, addr: Rc<ListenAddr>, local: Rc<Local>, 
 
 /// Starts serving a connection, unless there are too many.
 fn admit(local: &Rc<Local>, addr: &Rc<ListenAddr>, sock: Socket, peer: Addr) {
-    if !local.has_room() {
+    if !local.places.has_room() {
         log_process!(
             Level::Alert,
             "{} worker_connections are not enough",
-            local.connections_max.get()
+            local.places.max()
         );
         return;
     }
@@ -191,8 +217,15 @@ fn admit(local: &Rc<Local>, addr: &Rc<ListenAddr>, sock: Socket, peer: Addr) {
         Some(addr) => Remote::Inet(addr),
         None => Remote::Unix,
     };
+    // Asked each time: a reload may give an address to the other kind of server.
+    if let Some((generation, listen)) = local.stream.listen_at(addr) {
+        let stream = Rc::clone(&local.stream);
+        let addr = Rc::clone(addr);
+        ring::spawn(serve::serve(stream, generation, listen, addr, sock, remote));
+        return;
+    }
     ring::spawn(connection::serve(
-        Rc::clone(local),
+        Rc::clone(&local.http),
         sock,
         remote,
         Rc::clone(addr),

@@ -38,4 +38,5 @@ mod listen;
 mod process;
 mod reference;
 mod ringway_only;
+mod stream_proxy;
 mod tidy;

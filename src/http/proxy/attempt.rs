@@ -137,8 +137,8 @@ async fn connection(
             return Ok((kept, true));
         }
     }
-    let Some(counted) = ex.local.count_upstream() else {
-        let max = ex.local.connections_max.get();
+    let Some(counted) = ex.local.places.count_upstream() else {
+        let max = ex.local.places.max();
         ex.log(
             Level::Alert,
             format_args!("{max} worker_connections are not enough while {}", ex.doing),

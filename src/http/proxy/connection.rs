@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::base::clock;
-use crate::http::local::Counted;
+use crate::base::places::Counted;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
 use crate::upstream::Idle;
 

@@ -102,7 +102,7 @@ fn server_addr(ex: &mut Exchange, _: &[u8], out: &mut Vec<u8>) -> bool {
         return display(out, local.ip());
     }
     match &*ex.client.listen {
-        ListenAddr::Inet(addr) => display(out, addr.ip()),
+        ListenAddr::Inet(addr) | ListenAddr::Udp(addr) => display(out, addr.ip()),
         ListenAddr::Unix(path) => {
             out.extend_from_slice(b"unix:");
             found(out, path.as_os_str().as_encoded_bytes())

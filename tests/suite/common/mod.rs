@@ -20,7 +20,7 @@ pub use backend::{Backend, ok, resp};
 pub use client::Conn;
 pub use dns::Dns;
 pub use load::Load;
-pub use server::{Server, Setup, full, http};
+pub use server::{Server, Setup, full, http, stream};
 
 /// How long anything that must happen may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -25,6 +25,12 @@ pub fn http(conf: &str, backends: &[&Backend]) -> Server {
     Setup::http(conf).backends(backends).start()
 }
 
+/// Start on the content of a `stream` block; see [`http`] for what is replaced in it.
+#[track_caller]
+pub fn stream(conf: &str, backends: &[&Backend]) -> Server {
+    Setup::stream(conf).backends(backends).start()
+}
+
 /// Start on a whole configuration.
 #[track_caller]
 pub fn full(conf: &str, backends: &[&Backend]) -> Server {
@@ -48,8 +54,15 @@ impl Setup {
         Self::full(&format!("events {{}}\nhttp {{\n%%HTTP%%\n{conf}\n}}\n"))
     }
 
+    /// The content of a `stream` block.
+    pub fn stream(conf: &str) -> Setup {
+        Self::full(&format!(
+            "%%MODULES%%\nevents {{}}\nstream {{\n{conf}\n}}\n"
+        ))
+    }
+
     /// A whole configuration; `%%HTTP%%` in its http block keeps temporary files and the access log
-    /// inside the prefix.
+    /// inside the prefix. `%%MODULES%%` loads what an nginx has in modules (`stream`).
     pub fn full(conf: &str) -> Setup {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("ringway-test-{}-{number}", std::process::id());
@@ -73,6 +86,11 @@ impl Setup {
                 in_http += &format!(" {kind}_temp_path {dir}/{kind}_temp;");
             }
         }
+        let modules = match is_nginx() {
+            true => "load_module /usr/lib/nginx/modules/ngx_stream_module.so;",
+            false => "",
+        };
+        setup.values.insert("MODULES".into(), modules.into());
         setup.values.insert("HTTP".into(), in_http);
         setup.values.insert("DIR".into(), dir);
         setup
@@ -256,6 +274,13 @@ impl Server {
     /// Replace the content of the `http` block.
     pub fn write_http(&self, conf: &str) {
         self.write_conf(&format!("events {{}}\nhttp {{\n%%HTTP%%\n{conf}\n}}\n"));
+    }
+
+    /// Replace the content of the `stream` block.
+    pub fn write_stream(&self, conf: &str) {
+        self.write_conf(&format!(
+            "%%MODULES%%\nevents {{}}\nstream {{\n{conf}\n}}\n"
+        ));
     }
 
     /// `text` with its `%%NAME%%`s replaced.

@@ -1,0 +1,83 @@
+//! The compiled `stream {}` block: immutable, shared by all workers, swapped whole on reload.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::base::listen::{ListenAddr, ListenOptions};
+use crate::upstream::{Group, Upstream};
+use crate::vars::Template;
+
+use super::modules::{core, log};
+use super::proxy;
+use super::session::Session;
+
+/// The whole `stream {}` block, ready to serve.
+pub struct StreamConf {
+    /// Every address that is listened on, in the order of the file.
+    pub listens: Vec<Listen>,
+    /// Every `server {}`.
+    pub servers: Vec<Server>,
+    /// Every upstream group, named and implicit.
+    pub groups: Vec<StreamGroup>,
+    /// Where an address stands in `listens`: a range of ports makes many.
+    pub(super) index: HashMap<ListenAddr, u32>,
+}
+
+/// An upstream group with what `stream` knows about it.
+pub struct StreamGroup {
+    /// Its name, where it is an `upstream {}`.
+    pub name: Option<Box<[u8]>>,
+    /// The group.
+    pub group: Arc<Group>,
+    /// The key of `hash`.
+    pub key: Option<Template<Session>>,
+    /// What keeps servers marked `resolve` up to date.
+    pub upstream: Option<Upstream>,
+}
+
+impl StreamConf {
+    /// The index of a listening address.
+    pub fn listen_at(&self, addr: &ListenAddr) -> Option<u32> {
+        self.index.get(addr).copied()
+    }
+
+    /// The index of the `upstream {}` with this name.
+    pub fn group_named(&self, name: &[u8]) -> Option<u32> {
+        let is_it = |g: &StreamGroup| {
+            g.name
+                .as_deref()
+                .is_some_and(|n| n.eq_ignore_ascii_case(name))
+        };
+        self.groups.iter().position(is_it).map(|at| at as u32)
+    }
+}
+
+/// One listening address with the servers behind it.
+pub struct Listen {
+    /// The address.
+    pub addr: ListenAddr,
+    /// Options of its socket.
+    pub options: ListenOptions,
+    /// Connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// The server that sessions begin with.
+    pub default_server: u32,
+}
+
+/// One `server {}`.
+pub struct Server {
+    /// Directives of the core module.
+    pub core: core::Conf,
+    /// `access_log`.
+    pub log: log::Conf,
+    /// The `proxy_…` directives.
+    pub proxy: proxy::Conf,
+    /// What answers here.
+    pub content: Content,
+}
+
+/// The content handler of a server.
+pub enum Content {
+    /// `proxy_pass`
+    Proxy(proxy::Pass),
+}

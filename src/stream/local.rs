@@ -1,0 +1,77 @@
+//! What one worker has for its sessions: the configuration in force and the state of balancing.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::base::listen::ListenAddr;
+use crate::base::places::Places;
+use crate::upstream::{DynamicGroups, Locals};
+
+use super::conf::{Server, StreamConf};
+
+/// The configuration that a session works with, as one worker holds it. Cloned by reference count
+/// without atomics; a session keeps the one it began with.
+pub struct Generation {
+    /// The compiled `stream {}` block, shared by all workers.
+    pub stream: Arc<StreamConf>,
+}
+
+impl Generation {
+    /// The server with this id.
+    pub fn server(&self, id: u32) -> &Server {
+        &self.stream.servers[id as usize]
+    }
+}
+
+/// One worker's part of `stream`. Shared by its tasks, never by another thread.
+pub struct Local {
+    generation: RefCell<Rc<Generation>>,
+    /// The one before it, while sockets that it alone listens on are being closed.
+    previous: RefCell<Option<Rc<Generation>>>,
+    /// Balancing state of each upstream group; never shared between workers.
+    pub balance: RefCell<Locals>,
+    /// Destinations of `proxy_pass` with variables.
+    pub dynamic: RefCell<DynamicGroups>,
+    /// For the `random` balancing method.
+    pub rng: RefCell<fastrand::Rng>,
+    /// `worker_connections`.
+    pub places: Rc<Places>,
+}
+
+impl Local {
+    /// A worker's state, with the first configuration.
+    pub fn new(conf: Arc<StreamConf>, places: Rc<Places>) -> Rc<Self> {
+        Rc::new(Local {
+            generation: RefCell::new(Rc::new(Generation { stream: conf })),
+            previous: RefCell::default(),
+            balance: RefCell::default(),
+            dynamic: RefCell::default(),
+            rng: RefCell::new(fastrand::Rng::new()),
+            places,
+        })
+    }
+
+    /// The configuration of a session that begins now at `addr`, and the address' place in it.
+    /// `None`: no server of `stream` listens there.
+    pub fn listen_at(&self, addr: &ListenAddr) -> Option<(Rc<Generation>, u32)> {
+        let look = |generation: &Rc<Generation>| {
+            let listen = generation.stream.listen_at(addr)?;
+            Some((Rc::clone(generation), listen))
+        };
+        look(&self.generation.borrow()).or_else(|| self.previous.borrow().as_ref().and_then(look))
+    }
+
+    /// Makes `conf` the configuration of every session from now on, except at addresses that only
+    /// the one before has: those last until [`Local::forget_previous`].
+    pub fn replace(&self, conf: Arc<StreamConf>) {
+        let newest = Rc::new(Generation { stream: conf });
+        let previous = self.generation.replace(newest);
+        *self.previous.borrow_mut() = Some(previous);
+    }
+
+    /// Every socket of the configuration before is closed.
+    pub fn forget_previous(&self) {
+        *self.previous.borrow_mut() = None;
+    }
+}

@@ -1,0 +1,84 @@
+//! `access_log` and `log_format`: one line per finished session.
+
+use crate::base::clock;
+use crate::config::{Arity, Contexts, Node, Reader, Result, Row};
+use crate::stream::scope::{Compiler, Scope};
+use crate::stream::session::Session;
+use crate::vars::access_log::{self, AccessLogs, RawLogs};
+
+const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
+
+/// The directives of this module.
+pub const ROWS: &[Row<Scope>] = &[
+    Row::custom("access_log", SS, Arity::AtLeast(1), set_access_log)
+        .default("off")
+        .doc("Where a line per session is written, in which format, and how it is buffered."),
+    Row::custom(
+        "log_format",
+        Contexts::STREAM,
+        Arity::AtLeast(2),
+        set_log_format,
+    )
+    .doc("The format of access log lines."),
+    Row::notice(
+        "open_log_file_cache",
+        SS,
+        Arity::AtLeast(1),
+        "files of logs named by variables are always kept open",
+    ),
+];
+
+/// A `log_format` as it was read.
+pub type RawFormat = access_log::RawFormat;
+
+/// All compiled `log_format`s.
+pub type Formats = access_log::Formats<Session>;
+
+/// The compiled logs of a server.
+pub type Conf = AccessLogs<Session>;
+
+/// The `access_log`s of a block as they were read.
+#[derive(Clone, Debug, Default)]
+pub struct Raw(RawLogs);
+
+impl Raw {
+    /// nginx's merge: a block's logs replace those around it.
+    pub fn inherit(&mut self, parent: &Raw) {
+        self.0.inherit(&parent.0);
+    }
+
+    /// Finds the formats of logs that stand where no session may end.
+    ///
+    /// # Errors
+    /// Unknown names.
+    pub fn check(&self, c: &mut Compiler<'_, '_>) -> Result<()> {
+        self.0.check(&mut c.formats, &mut c.vars)
+    }
+
+    /// Opens the files and finds the formats.
+    ///
+    /// # Errors
+    /// Unknown names, files that cannot be opened.
+    pub fn compile(&self, c: &mut Compiler<'_, '_>) -> Result<Conf> {
+        self.0.compile(&mut c.formats, &mut c.vars)
+    }
+}
+
+/// The log phase: writes the lines of a finished session.
+pub fn write(s: &mut Session) {
+    let generation = s.generation();
+    let logs = &generation.server(s.server).log;
+    if !logs.is_empty() {
+        logs.write(s, clock::now_ms());
+    }
+}
+
+fn set_access_log(reader: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {
+    scope.log.0.read(reader, node)
+}
+
+fn set_log_format(_: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {
+    let format = RawFormat::read(node, &scope.stream.formats)?;
+    scope.stream.formats.push(format);
+    Ok(())
+}
