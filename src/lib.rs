@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod gateway;
 pub mod http;
+pub mod limits;
 pub mod master;
 pub mod observe;
 pub mod relay;

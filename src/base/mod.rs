@@ -6,6 +6,7 @@ pub mod clock;
 pub mod hash;
 pub mod listen;
 pub mod memory;
+pub mod network;
 pub mod places;
 pub mod proxy_protocol;
 pub mod regex;

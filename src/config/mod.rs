@@ -13,6 +13,7 @@ mod include;
 mod known;
 mod lex;
 pub mod listen;
+pub mod network;
 mod parse;
 mod print;
 mod reader;

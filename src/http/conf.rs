@@ -11,7 +11,9 @@ use crate::upstream::{Group, Upstream};
 use crate::vars::{HostTable, Pattern, Template};
 
 use super::exchange::Exchange;
-use super::modules::{access, core, error_page, gzip, headers, log, rewrite, ssl, statics};
+use super::modules::{
+    access, core, error_page, gzip, headers, limit_conn, log, realip, rewrite, ssl, statics,
+};
 use super::proxy;
 
 /// The whole `http {}` block, ready to serve.
@@ -125,6 +127,10 @@ pub struct Location {
     pub headers: headers::Conf,
     /// `allow`, `deny`.
     pub access: access::Conf,
+    /// `limit_conn` and friends.
+    pub limit_conn: limit_conn::Conf,
+    /// `set_real_ip_from` and friends.
+    pub realip: realip::Conf,
     /// `access_log`.
     pub log: log::Conf,
     /// `gzip` and friends.

@@ -22,7 +22,7 @@ use super::h1::{connection as connection_field, framing, host, target};
 use super::local::Local;
 use super::message::{Method, Range32, Version};
 use super::modules::core::Lingering;
-use super::modules::log;
+use super::modules::{log, realip};
 use super::phases::{self, Finish};
 use super::route;
 use super::uri;
@@ -220,6 +220,8 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
         }
         let finish = phases::handle(&mut ex, &mut client).await;
         log::write(&mut ex);
+        realip::restore(&mut ex);
+        ex.limit_conn.clear();
         if !after(&mut ex, &mut client, finish).await {
             return None;
         }

@@ -13,6 +13,7 @@ use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::base::proxy_protocol::ProxyProtocol;
 pub use crate::base::remote::Remote;
+use crate::limits::conn::Counted;
 use crate::observe::ErrorLog;
 use crate::upstream::{Group, Peer};
 use crate::vars::{Store, Subject};
@@ -25,7 +26,7 @@ use super::h1::framing::Framing;
 use super::h1::head::{Field, Fields, RequestHead, ResponseHead};
 use super::local::Local;
 use super::message::{Method, Range32};
-use super::modules::gzip;
+use super::modules::{gzip, realip};
 use super::proxy;
 use super::token::{Token, TokenSet};
 
@@ -412,6 +413,10 @@ pub struct Exchange {
     pub location: u32,
     /// The connection.
     pub client: ClientInfo,
+    /// The peer of the socket, while the request goes by the address of `set_real_ip_from`.
+    pub realip: realip::Peer,
+    /// What `limit_conn` counts the request for.
+    pub limit_conn: Counted,
     /// The request half.
     pub request: Request,
     /// The response half.
@@ -450,12 +455,8 @@ impl Subject for Exchange {
     }
 
     fn uninitialized(&mut self, name: &str) {
-        if self
-            .generation
-            .location(self.location)
-            .rewrite
-            .warn_uninitialized
-        {
+        let location = self.generation.location(self.location);
+        if location.rewrite.warn_uninitialized {
             self.log(
                 crate::observe::Level::Warn,
                 format_args!("using uninitialized \"{name}\" variable"),
@@ -480,6 +481,8 @@ impl Exchange {
             server,
             location,
             client,
+            realip: realip::Peer::default(),
+            limit_conn: Counted::default(),
             request: Request::default(),
             response: Response::default(),
             upstream: Vec::new(),
@@ -648,10 +651,9 @@ pub fn join<'a>(
             continue;
         }
         if found {
-            let separator: &[u8] = if field.token == Token::Cookie {
-                b"; "
-            } else {
-                b", "
+            let separator: &[u8] = match field.token {
+                Token::Cookie => b"; ",
+                _ => b", ",
             };
             out.extend_from_slice(separator);
         }

@@ -1,8 +1,8 @@
 //! The fixed order that every exchange passes, and what a jump back into it means.
 //!
-//! server rewrite → find location → rewrite → (again, where the URI changed) → access → content.
-//! Real ip belongs before the first, limits between access and content; filters run when the
-//! content sends its head, and the log when all is done.
+//! real ip → server rewrite → find location → rewrite → (again, where the URI changed) → real ip,
+//! if it was left to the location → limits → access → content. Filters run when the content sends
+//! its head, and the log when all is done.
 
 use crate::observe::Level;
 
@@ -10,7 +10,7 @@ use super::body;
 use super::client::Client;
 use super::conf::Content;
 use super::exchange::Exchange;
-use super::modules::{access, error_page, rewrite, statics};
+use super::modules::{access, error_page, limit_conn, realip, rewrite, statics};
 use super::proxy;
 use super::respond::{self, Reply};
 use super::route::{self, Found};
@@ -97,6 +97,7 @@ fn rewrite_server(ex: &mut Exchange) -> Option<Outcome> {
     let generation = ex.generation();
     let root = generation.server(ex.server).root;
     ex.location = root;
+    realip::apply(ex);
     match generation.location(root).rewrite.run(ex) {
         rewrite::Flow::Reply(reply) => Some(Outcome::Answer(reply)),
         rewrite::Flow::Next | rewrite::Flow::Relocate => find_location(ex),
@@ -135,7 +136,8 @@ fn find_location(ex: &mut Exchange) -> Option<Outcome> {
 }
 
 async fn content(ex: &mut Exchange, client: &mut Client) -> Outcome {
-    if let Some(reply) = access::check(ex) {
+    realip::apply(ex);
+    if let Some(reply) = limit_conn::check(ex).or_else(|| access::check(ex)) {
         return Outcome::Answer(reply);
     }
     if let Some(outcome) = statics::try_files(ex).await {

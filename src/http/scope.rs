@@ -17,8 +17,8 @@ use super::conf::{
 };
 use super::exchange::Exchange;
 use super::modules::{
-    access, core, error_page, gzip, headers, later, log, map, resolver, rewrite, server, ssl,
-    statics, upstream,
+    access, core, error_page, gzip, headers, later, limit_conn, log, map, realip, resolver,
+    rewrite, server, ssl, statics, upstream,
 };
 use super::proxy;
 
@@ -35,6 +35,10 @@ pub struct Scope {
     pub headers: headers::Raw,
     /// `allow`, `deny`.
     pub access: access::Raw,
+    /// `limit_conn` and friends.
+    pub limit_conn: limit_conn::Raw,
+    /// `set_real_ip_from` and friends.
+    pub realip: realip::Raw,
     /// `access_log`.
     pub log: log::Raw,
     /// `gzip` and friends.
@@ -80,7 +84,7 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 16] {
+pub fn tables() -> [&'static [Row<Scope>]; 19] {
     [
         core::ROWS,
         server::ROWS,
@@ -88,6 +92,9 @@ pub fn tables() -> [&'static [Row<Scope>]; 16] {
         error_page::ROWS,
         headers::ROWS,
         access::ROWS,
+        limit_conn::SHARED_ROWS,
+        limit_conn::ROWS,
+        realip::ROWS,
         log::ROWS,
         gzip::ROWS,
         rewrite::ROWS,
@@ -124,6 +131,8 @@ pub struct Compiler<'r, 'a> {
     locations: Vec<Location>,
     /// `log_format`s by name.
     pub formats: log::Formats,
+    /// The zones of `limit_conn`.
+    pub limit_conn_zones: limit_conn::Zones,
     /// The zones of `ssl_session_cache` and `ssl_ocsp_cache`.
     pub ssl_zones: ssl::Zones,
     /// The resolvers in use, so that equal ones share a cache.
@@ -150,6 +159,7 @@ pub fn compile(
         servers: Vec::new(),
         locations: Vec::new(),
         formats: log::Formats::default(),
+        limit_conn_zones: limit_conn::Zones::default(),
         ssl_zones: ssl::Zones::default(),
         resolvers: resolver::Table::default(),
         error_log,
@@ -161,6 +171,7 @@ pub fn compile(
     for raw in std::mem::take(&mut http.http.upstreams) {
         c.add_group(&http, &raw)?;
     }
+    c.limit_conn_zones = http.limit_conn.compile_zones(&mut c)?;
     http.log.check(&mut c)?;
     http.core.finish_root();
     http.ssl.declare_zones(&mut c.ssl_zones)?;
@@ -211,6 +222,8 @@ impl Scope {
         self.error_page.inherit(&parent.error_page);
         self.headers.inherit(&parent.headers);
         self.access.inherit(&parent.access);
+        self.limit_conn.inherit(&parent.limit_conn);
+        self.realip.inherit(&parent.realip);
         self.log.inherit(&parent.log);
         self.gzip.inherit(&parent.gzip);
         self.rewrite.inherit(&parent.rewrite);
@@ -301,6 +314,8 @@ impl Compiler<'_, '_> {
             error_page: scope.error_page.compile(self)?,
             headers: scope.headers.compile(self)?,
             access: scope.access.compile(),
+            limit_conn: scope.limit_conn.compile(self)?,
+            realip: scope.realip.compile(),
             log: scope.log.compile(self)?,
             gzip: scope.gzip.compile(self)?,
             rewrite: scope.rewrite.compile(self, &ids)?,

@@ -1,12 +1,13 @@
 //! nginx's `geo`: a variable whose value depends on an IP address.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
 use super::{Compute, Reference, Subject, Variables, variable_name};
 use crate::base::hash::FastHasher;
+use crate::base::network;
 use crate::config::{ConfigError, Node, Result, Word};
 
 /// A compiled `geo` block.
@@ -89,13 +90,13 @@ impl<S: Subject> Geo<S> {
             }
             [] if key.is("proxy_recursive") => self.recursive = true,
             [value] if key.is("default") => self.default = value.bytes.clone(),
-            [value] if key.is("proxy") => self.proxies.push(network(value)?),
+            [value] if key.is("proxy") => self.proxies.push(network_of(value)?),
             [value] if key.is("delete") => match &mut self.table {
-                Table::Networks(networks) => networks.remove(network(value)?),
+                Table::Networks(networks) => networks.remove(network_of(value)?),
                 Table::Ranges(ranges) => ranges.remove(range(value)?),
             },
             [value] => match &mut self.table {
-                Table::Networks(networks) => networks.insert(network(key)?, value.bytes.clone()),
+                Table::Networks(networks) => networks.insert(network_of(key)?, value.bytes.clone()),
                 Table::Ranges(ranges) => ranges.insert(key, value.bytes.clone())?,
             },
             _ => {
@@ -110,20 +111,15 @@ impl<S: Subject> Geo<S> {
     fn client(&self, subject: &mut S) -> IpAddr {
         let mut buffer = subject.store_mut().lend();
         self.address.eval(subject, &mut buffer);
-        let mut address = parse_address(&buffer).unwrap_or(NO_ADDRESS);
+        let mut address = network::parse_ip(&buffer).unwrap_or(NO_ADDRESS);
         if let Some(forwarded) = &self.forwarded
             && self.is_proxy(address)
         {
             buffer.clear();
             forwarded.eval(subject, &mut buffer);
-            let separator = |byte: &u8| matches!(byte, b',' | b' ');
-            let hops = buffer.rsplit(separator).filter(|hop| !hop.is_empty());
-            for hop in hops.map(parse_hop) {
-                let Some(hop) = hop else { break };
-                address = hop;
-                if !self.recursive || !self.is_proxy(address) {
-                    break;
-                }
+            let is_proxy = |ip| self.is_proxy(ip);
+            if let Some(client) = network::forwarded(&buffer, self.recursive, is_proxy) {
+                address = client.ip();
             }
         }
         subject.store_mut().give_back(buffer);
@@ -249,7 +245,7 @@ impl Ranges {
 }
 
 /// `address` or `address/length`; the bits beyond the length do not matter.
-fn network(word: &Word) -> Result<IpNet> {
+fn network_of(word: &Word) -> Result<IpNet> {
     let text = word.text();
     let parsed = text
         .parse::<IpNet>()
@@ -269,30 +265,6 @@ fn range(word: &Word) -> Result<(u32, u32)> {
         (first <= last).then_some((first, last))
     });
     parsed.ok_or_else(|| ConfigError::at(word.span, format!("invalid range \"{text}\"")))
-}
-
-/// An address; an IPv4 one in IPv6's clothes is taken out of them.
-fn parse_address(text: &[u8]) -> Option<IpAddr> {
-    Some(
-        std::str::from_utf8(text)
-            .ok()?
-            .parse::<IpAddr>()
-            .ok()?
-            .to_canonical(),
-    )
-}
-
-/// One member of `X-Forwarded-For`: an address, perhaps with a port.
-fn parse_hop(text: &[u8]) -> Option<IpAddr> {
-    if let Some(address) = parse_address(text) {
-        return Some(address);
-    }
-    let text = std::str::from_utf8(text).ok()?;
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address.ip().to_canonical());
-    }
-    let bare = text.strip_prefix('[')?.strip_suffix(']')?;
-    Some(IpAddr::V6(bare.parse::<Ipv6Addr>().ok()?).to_canonical())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["observe"],
     &["vars"],
+    &["limits"],
     &["upstream"],
     &["http", "stream"],
     &["gateway"],

@@ -13,17 +13,19 @@ use std::fmt::Display;
 use std::io::Write as _;
 
 use crate::http::exchange::Exchange;
-use crate::http::modules::{gzip, ssl};
+use crate::http::modules::{gzip, limit_conn, realip, ssl};
 use crate::vars::Variable;
 
 /// All of them, for the registry of a configuration.
-pub static TABLES: [&[Variable<Exchange>]; 7] = [
+pub static TABLES: [&[Variable<Exchange>]; 9] = [
     client::TABLE,
     request::TABLE,
     response::TABLE,
     upstream::TABLE,
     time::TABLE,
     gzip::VARIABLES,
+    limit_conn::VARIABLES,
+    realip::VARIABLES,
     ssl::VARIABLES,
 ];
 
