@@ -41,4 +41,5 @@ mod process;
 mod reference;
 mod ringway_only;
 mod stream_proxy;
+mod stream_upstream;
 mod tidy;

@@ -17,7 +17,7 @@ use crate::base::clock;
 use crate::base::places::Counted;
 use crate::observe::{Level, os_error};
 use crate::ring::{self, Addr, ConnectOpts, Socket};
-use crate::upstream::{Attempt, Group, Inputs, Outcome, PeerAddr, Pick};
+use crate::upstream::{Attempt, Group, Inputs, Moment, Outcome, PeerAddr, Pick};
 
 use super::client::Client;
 use super::serve::End;
@@ -40,12 +40,28 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
         Pass::Dynamic(template) => dynamic::find(s, template, conf).await?,
     };
     let mut tries = Tries::new(group, id, conf);
-    let (pick, peer) = tries.connect(s, conf).await?;
+    let (mut pick, peer) = tries.connect(s, conf).await?;
     s.log_connected(&peer.sock, &pick);
     s.doing = "proxying connection";
     relay::run(s, client, &peer.sock, conf).await;
+    note_times(s, &mut pick);
     tries.release(s, pick, Outcome::Ok);
     Ok(())
+}
+
+/// Tells the balancer how long the peer took.
+fn note_times(s: &Session, pick: &mut Pick) {
+    let Some(state) = s.upstream.last() else {
+        return;
+    };
+    for (moment, ms) in [
+        (Moment::FirstByte, state.first_byte_ms),
+        (Moment::LastByte, state.session_ms),
+    ] {
+        if let Some(ms) = ms {
+            pick.note(moment, ms);
+        }
+    }
 }
 
 /// An established connection to a peer.
@@ -78,7 +94,7 @@ impl Tries {
     /// Tries one server after the other.
     async fn connect(&mut self, s: &mut Session, conf: &Conf) -> Result<(Pick, PeerConn), End> {
         loop {
-            let Some(pick) = self.pick(s) else {
+            let Some(mut pick) = self.pick(s) else {
                 s.upstream.push(UpstreamState {
                     group: Some(Arc::clone(&self.group)),
                     session_ms: Some(0),
@@ -95,7 +111,7 @@ impl Tries {
                 );
                 return Err(500);
             };
-            match self.connect_to(s, conf, &pick).await {
+            match self.connect_to(s, conf, &mut pick).await {
                 Ok(sock) => {
                     let peer = PeerConn {
                         sock,
@@ -139,7 +155,12 @@ impl Tries {
         pick
     }
 
-    async fn connect_to(&self, s: &mut Session, conf: &Conf, pick: &Pick) -> io::Result<Socket> {
+    async fn connect_to(
+        &self,
+        s: &mut Session,
+        conf: &Conf,
+        pick: &mut Pick,
+    ) -> io::Result<Socket> {
         let peer = pick.peer();
         let started_ms = clock::precise_ms();
         s.upstream.push(UpstreamState {
@@ -159,6 +180,9 @@ impl Tries {
                 Ok(_) => state.connect_ms = Some(elapsed_ms),
                 Err(_) => state.session_ms = Some(elapsed_ms),
             }
+        }
+        if connected.is_ok() {
+            pick.connected(elapsed_ms);
         }
         connected
     }
