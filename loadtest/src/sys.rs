@@ -215,6 +215,15 @@ pub fn set_receive_low_water(fd: &impl AsRawFd, bytes: usize) -> io::Result<()> 
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
 }
 
+/// Bounds what a socket takes from its sender before the other side has it (`SO_SNDBUF`).
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn set_send_buffer(fd: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
+}
+
 fn set_option(fd: &impl AsRawFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as libc::socklen_t;
     let value = std::ptr::from_ref(&value).cast();
