@@ -14,6 +14,7 @@ use crate::log_process;
 use crate::master::{self, Listeners, Origin, SpawnWorker, Start};
 use crate::observe::error_log::{Destination, TargetSpec, echo_to_stderr, set_process_log};
 use crate::observe::{ErrorLog, Level, os_error};
+use crate::quick::{self, Kind};
 
 /// Where things are when nothing says otherwise: nginx's places, so that an installed nginx can be
 /// replaced as it stands.
@@ -26,7 +27,7 @@ const USAGE: &str = "\
 Usage: ringway [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename]
                [-g directives] [--lenient]
        ringway demo [--listen address]
-       ringway http --listen address --to address [--to address ...]
+       ringway http|tcp --listen address --to address [--to address ...]
                     [--balance method] [--print]
        ringway directives
 
@@ -48,6 +49,7 @@ Options:
 Commands:
   demo          : a gateway with two application servers, to play with
   http          : balance HTTP between addresses, without a file
+  tcp           : the same for TCP connections, whatever they carry
   directives    : print the reference of all directives
 ";
 
@@ -55,7 +57,7 @@ Commands:
 pub fn main(spawn: SpawnWorker) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let is_command = arguments.first().is_some_and(|first| {
-        ["demo", "http", "directives", "help"]
+        ["demo", "http", "tcp", "directives", "help"]
             .iter()
             .any(|name| first == name)
     });
@@ -323,7 +325,9 @@ enum Action {
     /// A gateway with two application servers, to play with
     Demo(DemoArguments),
     /// Balance HTTP between addresses, without a file
-    Http(HttpArguments),
+    Http(quick::Arguments),
+    /// Balance TCP connections between addresses, without a file
+    Tcp(quick::Arguments),
     /// Print the reference of all directives, as Markdown
     Directives,
 }
@@ -335,26 +339,11 @@ struct DemoArguments {
     listen: String,
 }
 
-#[derive(Debug, Args)]
-struct HttpArguments {
-    /// Where to listen: a port, an address with a port, or unix:/path
-    #[arg(long, required = true)]
-    listen: Vec<String>,
-    /// A server to pass requests to; repeat it for more
-    #[arg(long, required = true)]
-    to: Vec<String>,
-    /// The balancing method, as in an upstream block: least_conn, ip_hash, "hash $request_uri"
-    #[arg(long, default_value = "round_robin")]
-    balance: String,
-    /// Print the configuration as nginx.conf instead of running it
-    #[arg(long)]
-    print: bool,
-}
-
 fn command(spawn: SpawnWorker) -> ExitCode {
     match Command::parse().action {
         Action::Demo(arguments) => demo::run(&arguments.listen, spawn),
-        Action::Http(arguments) => quick_start(&arguments, spawn),
+        Action::Http(arguments) => quick::run(Kind::Http, &arguments, spawn),
+        Action::Tcp(arguments) => quick::run(Kind::Tcp, &arguments, spawn),
         Action::Directives => {
             let text = config::markdown(&gateway::catalog());
             let written = io::stdout().lock().write_all(text.as_bytes());
@@ -365,124 +354,6 @@ fn command(spawn: SpawnWorker) -> ExitCode {
             }
         }
     }
-}
-
-fn quick_start(arguments: &HttpArguments, spawn: SpawnWorker) -> ExitCode {
-    if let Err(message) = check_quick_start(arguments) {
-        eprintln!("ringway: {message}");
-        return ExitCode::FAILURE;
-    }
-    let text = quick_configuration(arguments);
-    if arguments.print {
-        print!("{text}");
-        return ExitCode::SUCCESS;
-    }
-    let prefix = std::env::current_dir().unwrap_or_else(|_| ".".into());
-    let error_log = TargetSpec {
-        destination: Destination::Stderr,
-        level: Level::Notice,
-    };
-    let pid = prefix.join("ringway.pid");
-    let options = LoadOptions {
-        prefix,
-        globals: None,
-        error_log,
-        pid,
-        lenient: false,
-    };
-    master::run(Start {
-        origin: Origin::Text(text),
-        options,
-        attached: true,
-        spawn,
-    })
-}
-
-/// Refuses what would make another configuration than the flags look like.
-fn check_quick_start(arguments: &HttpArguments) -> Result<(), String> {
-    const METHODS: [&str; 6] = [
-        "round_robin",
-        "least_conn",
-        "least_time",
-        "ip_hash",
-        "hash",
-        "random",
-    ];
-    let is_plain =
-        |value: &str| !value.is_empty() && !value.contains([';', '{', '}', '"', '\'', '#']);
-    let addresses = |flag: &str, values: &[String]| {
-        let is_address = |value: &&String| {
-            is_plain(value) && !value.contains(char::is_whitespace) && !value.contains("://")
-        };
-        match values.iter().find(|value| !is_address(value)) {
-            None => Ok(()),
-            Some(value) => Err(format!(
-                "{flag} \"{value}\" is not an address like 127.0.0.1:3000, [::1]:3000, \
-                 app.example:3000 or unix:/run/app.sock"
-            )),
-        }
-    };
-    addresses("--listen", &arguments.listen)?;
-    addresses("--to", &arguments.to)?;
-    let method = arguments.balance.split(' ').next().unwrap_or_default();
-    if METHODS.contains(&method) && is_plain(&arguments.balance) {
-        return Ok(());
-    }
-    Err(format!(
-        "--balance \"{}\" is none of {}",
-        arguments.balance,
-        METHODS.join(", ")
-    ))
-}
-
-/// The file that says the same as the flags.
-fn quick_configuration(arguments: &HttpArguments) -> String {
-    let list = |name: &str, values: &[String], indent: &str| -> String {
-        values
-            .iter()
-            .map(|value| format!("{indent}{name} {value};\n"))
-            .collect()
-    };
-    let balance = match &*arguments.balance {
-        "round_robin" => String::new(),
-        method => format!("        {method};\n"),
-    };
-    format!(
-        "worker_processes auto;
-error_log stderr notice;
-
-events {{
-    worker_connections 16384;
-}}
-
-http {{
-    access_log /dev/stdout;
-
-    # For WebSockets.
-    map $http_upgrade $connection_upgrade {{
-        default upgrade;
-        '' '';
-    }}
-
-    upstream servers {{
-{balance}{servers}    }}
-
-    server {{
-{listens}
-        location / {{
-            proxy_pass http://servers;
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $connection_upgrade;
-        }}
-    }}
-}}
-",
-        servers = list("server", &arguments.to, "        "),
-        listens = list("listen", &arguments.listen, "        "),
-    )
 }
 
 #[cfg(test)]
@@ -539,48 +410,6 @@ mod tests {
         let (conf, options) = parse("-c n.conf -e stderr").unwrap().places();
         assert_eq!(conf, std::env::current_dir().unwrap().join("n.conf"));
         assert_eq!(options.error_log.destination, Destination::Stderr);
-    }
-
-    #[test]
-    fn the_quick_start_is_a_readable_file() {
-        let arguments = HttpArguments {
-            listen: vec!["8080".into()],
-            to: vec!["127.0.0.1:3000".into(), "127.0.0.1:3001".into()],
-            balance: "least_conn".into(),
-            print: true,
-        };
-        let text = quick_configuration(&arguments);
-        let (nodes, _) = config::parse_text(Path::new("generated"), text.as_bytes());
-        assert!(config::failure(&nodes).is_none());
-        assert!(text.contains(
-            "    upstream servers {\n        least_conn;\n        server 127.0.0.1:3000;\n"
-        ));
-        assert!(text.contains("        listen 8080;\n"));
-    }
-
-    #[test]
-    fn the_quick_start_takes_addresses_and_methods_only() {
-        let check = |to: &str, balance: &str| {
-            check_quick_start(&HttpArguments {
-                listen: vec!["8080".into()],
-                to: vec![to.into()],
-                balance: balance.into(),
-                print: true,
-            })
-        };
-        for to in ["127.0.0.1:3000", "[::1]:3000", "app", "unix:/run/app.sock"] {
-            assert_eq!(check(to, "hash $request_uri consistent"), Ok(()), "{to}");
-        }
-        for to in ["http://app", "a;b", "a b", "", "a{", "a#"] {
-            let message = check(to, "round_robin").unwrap_err();
-            assert!(
-                message.starts_with(&format!("--to \"{to}\" is not")),
-                "{message}"
-            );
-        }
-        for balance in ["fastest", "", "ip_hash; zone z 1m"] {
-            assert!(check("app", balance).is_err(), "{balance}");
-        }
     }
 
     #[test]

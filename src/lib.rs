@@ -9,6 +9,7 @@ pub mod http;
 pub mod limits;
 pub mod master;
 pub mod observe;
+pub mod quick;
 pub mod relay;
 pub mod ring;
 pub mod stream;

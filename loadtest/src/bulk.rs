@@ -3,9 +3,9 @@
 //! the sink counts what really arrived.
 //!
 //! The generator must not be the limit. It sends from 16 KiB that stay in the first cache, keeps
-//! little in flight (what is in flight leaves the second cache, and memory the kernel has to find for
-//! it is slow), and discards without copying (`MSG_TRUNC`), much at a time. Without a proxy in between
-//! a GB costs it about 0.07 CPU-seconds, with one that splices 0.2.
+//! little in flight (what is in flight leaves the second cache, and memory the kernel has to find
+//! for it is slow), and discards without copying (`MSG_TRUNC`), much at a time. Without a proxy in
+//! between a GB costs it about 0.07 CPU-seconds, with one that splices 0.2.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -73,8 +73,8 @@ pub fn main(args: &Args) -> Outcome<()> {
 }
 
 /// Opens the connections, asks one request on each (unless they are to stay untouched), waits and
-/// reads the growth of PSS. A first group of connections, closed again, keeps code and pools touched
-/// for the first time out of it.
+/// reads the growth of PSS. A first group of connections, closed again, keeps code and pools
+/// touched for the first time out of it.
 ///
 /// # Errors
 /// Too few descriptors; failed requests; `/proc` that cannot be read; an interrupt.

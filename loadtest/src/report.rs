@@ -91,7 +91,8 @@ impl Sample {
         }
     }
 
-    /// The figure that is compared: CPU µs per unit of work, or bytes per connection. Less is better.
+    /// The figure that is compared: CPU µs per unit of work, or bytes per connection. Less is
+    /// better.
     pub fn cost(&self) -> f64 {
         match self {
             Self::Load { cpu_micros, .. } => *cpu_micros,

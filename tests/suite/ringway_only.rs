@@ -96,38 +96,33 @@ fn a_quick_start_prints_its_configuration() {
     if skip() {
         return;
     }
-    let args = [
-        "http",
-        "--listen",
-        "8080",
-        "--to",
-        "127.0.0.1:3000",
-        "--to",
-        "127.0.0.1:3001",
-    ];
-    let output = std::process::Command::new(binary())
-        .args(args)
-        .args(["--balance", "least_conn", "--print"])
-        .output()
-        .unwrap();
-    let conf = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    for part in [
-        "least_conn;",
-        "server 127.0.0.1:3000;",
-        "server 127.0.0.1:3001;",
-        "8080",
-        "proxy_pass",
-    ] {
-        assert!(conf.contains(part), "{part} in {conf}");
+    for kind in ["http", "tcp"] {
+        let ports = [ports::reserve(), ports::reserve()];
+        let [listen, other] = ports.each_ref().map(|port| port.number.to_string());
+        let flags = ["--to", "127.0.0.1:3000", "--to", "127.0.0.1:3001"];
+        let output = std::process::Command::new(binary())
+            .args([kind, "--listen", &listen, "--listen", &other])
+            .args(flags)
+            .args(["--balance", "least_conn", "--print"])
+            .output()
+            .unwrap();
+        let conf = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        for part in [
+            "least_conn;",
+            "server 127.0.0.1:3000;",
+            "server 127.0.0.1:3001;",
+            &format!("listen {listen};"),
+            &format!("listen {other};"),
+            "proxy_pass",
+        ] {
+            assert!(conf.contains(part), "{part} in {conf}");
+        }
+        // It is an nginx.conf.
+        let (text, code) = check(&conf, &[]);
+        assert_eq!(code, 0, "{text}");
     }
-    // It is an nginx.conf.
-    let (text, code) = check(&conf, &[]);
-    assert_eq!(code, 0, "{text}");
 }
 
 #[test]

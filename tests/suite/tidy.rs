@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["gateway"],
     &["worker"],
     &["master"],
-    &["demo"],
+    &["demo", "quick"],
     &["cli"],
     &["main", "lib"],
 ];
