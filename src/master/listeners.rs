@@ -25,6 +25,9 @@ pub struct Listeners {
     entries: Vec<Entry>,
     /// Sockets of an older binary that no configuration has asked for yet.
     inherited: Vec<(ListenAddr, Socket)>,
+    /// Addresses of datagrams that are not listened on any more. Workers keep their sockets as
+    /// long as there are sessions.
+    lingering: Vec<ListenAddr>,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,7 @@ impl Listeners {
         Listeners {
             entries: Vec::new(),
             inherited,
+            lingering: Vec::new(),
         }
     }
 
@@ -165,6 +169,9 @@ impl Listeners {
                 }
                 None => {
                     entry.unlink();
+                    if entry.spec.addr.is_udp() && !self.lingering.contains(&entry.spec.addr) {
+                        self.lingering.push(entry.spec.addr.clone());
+                    }
                     removed.push(entry.spec.addr.clone());
                     false
                 }
@@ -260,11 +267,12 @@ impl Listeners {
     fn overlaps(&self, addr: &ListenAddr) -> bool {
         let ours = self.entries.iter().map(|entry| &entry.spec.addr);
         ours.chain(self.inherited.iter().map(|(addr, _)| addr))
+            .chain(&self.lingering)
             .filter(|other| other.is_udp() == addr.is_udp())
             .any(|other| match (other.inet(), addr.inet()) {
                 (Some(other), Some(addr)) => {
                     let wildcard = other.ip().is_unspecified() || addr.ip().is_unspecified();
-                    other.port() == addr.port() && wildcard
+                    other == addr || other.port() == addr.port() && wildcard
                 }
                 _ => false,
             })

@@ -22,7 +22,7 @@ use crate::ring::{Chunk, Recv, Socket};
 
 use gauge::Gauge;
 use lane::{Ended, Lane};
-use pace::Pace;
+pub use pace::Pace;
 
 /// What both directions keep to.
 #[derive(Clone, Copy, Debug)]

@@ -87,12 +87,12 @@ impl Datagrams {
         self.replies.clone()
     }
 
-    /// Takes what has come, without waiting; fewer than [`BATCH`] means that there was no more.
+    /// Takes what has come, without waiting: up to [`BATCH`] datagrams.
     ///
     /// # Errors
     /// `WouldBlock`: nothing has come. Others concern the process (ENOMEM, ENOBUFS).
     pub fn receive(&self) -> io::Result<Batch> {
-        receive(self.replies.fd(), Some(self.replies.0.local))
+        receive(self.replies.fd(), Some(self.replies.0.local), BATCH)
     }
 
     /// Waits until there is something to receive. May be dropped and called again.
@@ -186,13 +186,13 @@ impl DatagramSocket {
         })
     }
 
-    /// Takes what has come, without waiting; fewer than [`BATCH`] means that there was no more.
+    /// Takes what has come, without waiting: up to `most` datagrams, and never more than [`BATCH`].
     ///
     /// # Errors
     /// `WouldBlock`: nothing has come. `ConnectionRefused` and its like: the other end has said so
     /// by ICMP.
-    pub fn receive(&self) -> io::Result<Batch> {
-        receive(self.socket.raw_fd(), None)
+    pub fn receive(&self, most: usize) -> io::Result<Batch> {
+        receive(self.socket.raw_fd(), None, most.min(BATCH))
     }
 
     /// Sends `datagrams`, without waiting. Answers how many went out, and why the next one did not:

@@ -5,6 +5,7 @@
 //! - [`session`]: one session, what every phase, module and variable works on.
 //! - [`serve`]: the phases of a session in their fixed order.
 //! - [`proxy`]: the content of `proxy_pass`.
+//! - [`udp`]: sessions of datagrams.
 //! - [`modules`]: one file for each of nginx's modules.
 
 pub mod client;
@@ -15,4 +16,5 @@ pub mod proxy;
 pub mod scope;
 pub mod serve;
 pub mod session;
+pub mod udp;
 pub mod variables;

@@ -49,10 +49,11 @@ pub async fn serve(
 }
 
 /// A client's connection, counted in its worker's places until it has ended however it ends.
-struct Open(Rc<Places>);
+pub(super) struct Open(Rc<Places>);
 
 impl Open {
-    fn new(places: Rc<Places>) -> Open {
+    /// Counts one more.
+    pub(super) fn new(places: Rc<Places>) -> Open {
         places.opened();
         Open(places)
     }

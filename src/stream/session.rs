@@ -129,6 +129,15 @@ impl Session {
         Rc::clone(&self.generation)
     }
 
+    /// What log lines put before the ends of the session: `udp ` or nothing.
+    pub fn udp(&self) -> &'static str {
+        if self.listen_addr.is_udp() {
+            "udp "
+        } else {
+            ""
+        }
+    }
+
     /// Milliseconds since the session began.
     pub fn elapsed_ms(&self) -> u64 {
         clock::precise_ms().saturating_sub(self.started_ms)
@@ -179,7 +188,7 @@ impl Context for Session {
             write!(out, " while {}", self.doing)?;
         }
         match &self.remote {
-            Remote::Inet(addr) => write!(out, ", client: {}", addr.ip())?,
+            Remote::Inet(addr) => write!(out, ", {}client: {}", self.udp(), addr.ip())?,
             Remote::Unix => write!(out, ", client: unix:")?,
         }
         write!(out, ", server: {}", self.listen_addr)?;

@@ -24,6 +24,7 @@ use crate::observe::{Level, access, os_error};
 use crate::ring::{self, Addr, EngineConf, File, JoinHandle, Listener, Socket};
 use crate::stream::local::Local as StreamLocal;
 use crate::stream::serve;
+use crate::stream::udp::receiver::Receiver;
 
 use control::{Command, Event, Inbox, WorkerHandle};
 
@@ -147,15 +148,16 @@ struct Shut {
 
 impl Door {
     fn open(socket: WorkerSocket, local: &Rc<Local>) -> io::Result<Door> {
-        let listener = Listener::from_fd(socket.fd)?;
         let addr = Rc::new(socket.addr);
         let shut = Rc::new(Shut::default());
-        let task = ring::spawn(accept(
-            listener,
-            Rc::clone(&addr),
-            Rc::clone(local),
-            Rc::clone(&shut),
-        ));
+        let (at, told) = (Rc::clone(&addr), Rc::clone(&shut));
+        let task = if addr.is_udp() {
+            let receiver = Receiver::open(socket.fd, at, Rc::clone(&local.stream))?;
+            ring::spawn(receive(receiver, told))
+        } else {
+            let listener = Listener::from_fd(socket.fd)?;
+            ring::spawn(accept(listener, at, Rc::clone(local), told))
+        };
         Ok(Door { addr, shut, task })
     }
 }
@@ -201,6 +203,22 @@ async fn accept(mut listener: Listener, addr: Rc<ListenAddr>, local: Rc<Local>, 
     for (sock, peer) in listener.drain(shared).await {
         admit(&local, &addr, sock, peer);
     }
+}
+
+/// Receives datagrams until the door is shut.
+async fn receive(mut receiver: Receiver, shut: Rc<Shut>) {
+    {
+        let mut serving = pin!(receiver.serve());
+        poll_fn(|cx| {
+            if shut.how.get().is_some() {
+                return Poll::Ready(());
+            }
+            *shut.waker.borrow_mut() = Some(cx.waker().clone());
+            serving.as_mut().poll(cx)
+        })
+        .await;
+    }
+    receiver.close(shut.how.get().unwrap_or(false));
 }
 
 /// Starts serving a connection, unless there are too many.

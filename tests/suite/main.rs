@@ -41,5 +41,6 @@ mod process;
 mod reference;
 mod ringway_only;
 mod stream_proxy;
+mod stream_udp;
 mod stream_upstream;
 mod tidy;

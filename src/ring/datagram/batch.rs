@@ -22,6 +22,7 @@ pub struct Batch {
     /// There until drop.
     room: Option<Box<Room>>,
     count: usize,
+    most: usize,
 }
 
 impl Batch {
@@ -37,7 +38,7 @@ impl Batch {
 
     /// Whether there may be more where these came from.
     pub fn is_full(&self) -> bool {
-        self.count == BATCH
+        self.count == self.most
     }
 
     /// The content of one datagram, which may be empty. Panics beyond [`Batch::len`].
@@ -79,12 +80,15 @@ impl Drop for Batch {
     }
 }
 
-/// Receives without waiting. `bound`: where the socket is bound, unless it is connected.
-pub(super) fn receive(fd: RawFd, bound: Option<SocketAddr>) -> io::Result<Batch> {
+/// Receives up to `most` datagrams without waiting. `bound`: where the socket is bound, unless it
+/// is connected.
+pub(super) fn receive(fd: RawFd, bound: Option<SocketAddr>, most: usize) -> io::Result<Batch> {
+    debug_assert!(most <= BATCH);
     let room = engine::with(|engine| engine.rooms.take()).flatten();
     let mut batch = Batch {
         room: Some(room.unwrap_or_else(Room::new)),
         count: 0,
+        most,
     };
     let room = batch
         .room
@@ -99,7 +103,7 @@ pub(super) fn receive(fd: RawFd, bound: Option<SocketAddr>) -> io::Result<Batch>
             libc::recvmmsg(
                 fd,
                 headers,
-                BATCH as u32,
+                most as u32,
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )

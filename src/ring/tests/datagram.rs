@@ -51,10 +51,13 @@ fn datagrams_keep_their_bounds_in_both_directions() {
         assert_eq!(count, sizes.len());
         drop(batch);
         near.readable().await.unwrap();
-        let back = near.receive().unwrap();
+        let back = near.receive(BATCH).unwrap();
         assert!(back.iter().eq(sent.iter().map(Vec::as_slice)));
         assert_eq!(back.route(0), None);
-        assert_eq!(near.receive().err().unwrap().kind(), ErrorKind::WouldBlock);
+        assert_eq!(
+            near.receive(BATCH).err().unwrap().kind(),
+            ErrorKind::WouldBlock
+        );
     });
 }
 
@@ -116,7 +119,7 @@ fn nobody_there_is_an_error_of_the_connected_socket() {
         let near = upstream(addr);
         near.send([&b"hello"[..]].into_iter()).1.unwrap();
         near.readable().await.unwrap();
-        let error = near.receive().err().unwrap();
+        let error = near.receive(BATCH).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         // Or from the next send, of which nothing has gone out then.
         near.send([&b"hello"[..]].into_iter()).1.unwrap();

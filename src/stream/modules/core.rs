@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::base::listen::ListenAddr;
 use crate::config::listen::{Kind, RawListen};
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row};
 use crate::inherit;
@@ -128,10 +127,6 @@ fn read_server(reader: &mut Reader, stream: &mut Scope, node: &Node) -> Result<(
 
 fn set_listen(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     let raw = RawListen::read(node, Kind::Stream, &s.core.listens)?;
-    if raw.addrs.iter().any(ListenAddr::is_udp) {
-        let message = "\"listen\" with \"udp\" of nginx is not implemented by ringway yet";
-        return Err(ConfigError::at(raw.word.span, message));
-    }
     s.core.listens.push(raw);
     Ok(())
 }

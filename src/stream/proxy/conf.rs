@@ -46,6 +46,13 @@ pub const ROWS: &[Row<Scope>] = &[
     R::flag("proxy_half_close", SS, |s| &mut s.proxy.half_close)
         .default("off")
         .doc("Whether each direction of a session ends on its own."),
+    R::number("proxy_requests", SS, |s| &mut s.proxy.requests)
+        .default("0")
+        .doc(
+            "Datagrams of a client after which the next one begins a session; 0 means any number.",
+        ),
+    R::number("proxy_responses", SS, |s| &mut s.proxy.responses)
+        .doc("Answers to each datagram of a client, after which its session ends."),
     R::custom("proxy_bind", SS, Arity::Between(1, 2), set_bind)
         .doc("Local address of connections to the upstream."),
 ];
@@ -62,6 +69,8 @@ pub struct Raw {
     next_upstream_timeout: Option<Duration>,
     socket_keepalive: Option<bool>,
     half_close: Option<bool>,
+    requests: Option<u64>,
+    responses: Option<u64>,
     /// `off`, or the address and whether it is `transparent`.
     bind: Option<Option<(Word, bool)>>,
 }
@@ -82,6 +91,10 @@ pub struct Conf {
     pub socket_keepalive: bool,
     /// `proxy_half_close`
     pub half_close: bool,
+    /// `proxy_requests`; 0: any number.
+    pub requests: u64,
+    /// `proxy_responses`
+    pub responses: Option<u64>,
     /// `proxy_bind`, and whether it is `transparent`.
     pub bind: Option<(Template<Session>, bool)>,
     /// `resolver`, for names that variables come to.
@@ -101,7 +114,7 @@ impl Raw {
     pub fn inherit(&mut self, parent: &Raw) {
         inherit!(self, parent;
             timeout, connect_timeout, next_upstream, next_upstream_tries, next_upstream_timeout,
-            socket_keepalive, half_close, bind);
+            socket_keepalive, half_close, requests, responses, bind);
     }
 
     /// The compiled settings.
@@ -122,6 +135,8 @@ impl Raw {
             next_timeout_ms: ms(self.next_upstream_timeout, 0),
             socket_keepalive: self.socket_keepalive.unwrap_or(false),
             half_close: self.half_close.unwrap_or(false),
+            requests: self.requests.unwrap_or(0),
+            responses: self.responses,
             bind,
             resolver,
         })

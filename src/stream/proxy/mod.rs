@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::base::clock;
 use crate::base::places::Counted;
 use crate::observe::{Level, os_error};
-use crate::ring::{self, Addr, ConnectOpts, Socket};
+use crate::ring::{self, Addr, ConnectOpts, DatagramSocket, Socket};
 use crate::upstream::{Attempt, Group, Inputs, Moment, Outcome, PeerAddr, Pick};
 
 use super::client::Client;
@@ -32,16 +32,8 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
     let conf = &generation.server(s.server).proxy;
     client.listen();
     s.doing = "connecting to upstream";
-    let (group, id) = match pass {
-        Pass::Group(id) => {
-            let group = &generation.stream.groups[*id as usize].group;
-            (Arc::clone(group), Some(*id))
-        }
-        Pass::Dynamic(template) => dynamic::find(s, template, conf).await?,
-    };
-    let mut tries = Tries::new(group, id, conf);
-    let (mut pick, peer) = tries.connect(s, conf).await?;
-    s.log_connected(&peer.sock, &pick);
+    let mut tries = Tries::new(s, pass, conf).await?;
+    let (mut pick, peer) = tries.connect::<Socket>(s, conf).await?;
     s.doing = "proxying connection";
     relay::run(s, client, &peer.sock, conf).await;
     note_times(s, &mut pick);
@@ -50,7 +42,7 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
 }
 
 /// Tells the balancer how long the peer took.
-fn note_times(s: &Session, pick: &mut Pick) {
+pub(super) fn note_times(s: &Session, pick: &mut Pick) {
     let Some(state) = s.upstream.last() else {
         return;
     };
@@ -64,14 +56,43 @@ fn note_times(s: &Session, pick: &mut Pick) {
     }
 }
 
+/// What a session reaches a peer through.
+pub(super) trait Connection: Sized {
+    /// Connects.
+    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self>;
+
+    /// Our end's address.
+    fn local_addr(&self) -> io::Result<Addr>;
+}
+
+impl Connection for Socket {
+    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
+        ring::connect(addr, opts).await
+    }
+
+    fn local_addr(&self) -> io::Result<Addr> {
+        self.local_addr()
+    }
+}
+
+impl Connection for DatagramSocket {
+    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
+        DatagramSocket::connect(addr, opts)
+    }
+
+    fn local_addr(&self) -> io::Result<Addr> {
+        self.local_addr()
+    }
+}
+
 /// An established connection to a peer.
-struct PeerConn {
-    sock: Socket,
+pub(super) struct PeerConn<C> {
+    pub(super) sock: C,
     _counted: Counted,
 }
 
 /// The attempts of one session.
-struct Tries {
+pub(super) struct Tries {
     group: Arc<Group>,
     /// The group's place in the configuration, for the key of `hash`.
     id: Option<u32>,
@@ -80,19 +101,31 @@ struct Tries {
 }
 
 impl Tries {
-    fn new(group: Arc<Group>, id: Option<u32>, conf: &Conf) -> Tries {
+    /// None made yet, at the group that `pass` leads to.
+    pub(super) async fn new(s: &mut Session, pass: &Pass, conf: &Conf) -> Result<Tries, End> {
+        let (group, id) = match pass {
+            Pass::Group(id) => {
+                let group = &s.generation.stream.groups[*id as usize].group;
+                (Arc::clone(group), Some(*id))
+            }
+            Pass::Dynamic(template) => dynamic::find(s, template, conf).await?,
+        };
         let mut attempt = Attempt::default();
         attempt.reset(conf.tries);
-        Tries {
+        Ok(Tries {
             group,
             id,
             attempt,
             started_ms: clock::now_ms(),
-        }
+        })
     }
 
     /// Tries one server after the other.
-    async fn connect(&mut self, s: &mut Session, conf: &Conf) -> Result<(Pick, PeerConn), End> {
+    pub(super) async fn connect<C: Connection>(
+        &mut self,
+        s: &mut Session,
+        conf: &Conf,
+    ) -> Result<(Pick, PeerConn<C>), End> {
         loop {
             let Some(mut pick) = self.pick(s) else {
                 s.upstream.push(UpstreamState {
@@ -111,8 +144,9 @@ impl Tries {
                 );
                 return Err(500);
             };
-            match self.connect_to(s, conf, &mut pick).await {
+            match self.connect_to::<C>(s, conf, &mut pick).await {
                 Ok(sock) => {
+                    s.log_connected(&sock, &pick);
                     let peer = PeerConn {
                         sock,
                         _counted: counted,
@@ -155,12 +189,12 @@ impl Tries {
         pick
     }
 
-    async fn connect_to(
+    async fn connect_to<C: Connection>(
         &self,
         s: &mut Session,
         conf: &Conf,
         pick: &mut Pick,
-    ) -> io::Result<Socket> {
+    ) -> io::Result<C> {
         let peer = pick.peer();
         let started_ms = clock::precise_ms();
         s.upstream.push(UpstreamState {
@@ -173,7 +207,7 @@ impl Tries {
             PeerAddr::Inet(addr) => Addr::from(*addr),
             PeerAddr::Unix(path) => Addr::from(&**path),
         };
-        let connected = ring::connect(&addr, &options).await;
+        let connected = C::connect(&addr, &options).await;
         let elapsed_ms = clock::precise_ms().saturating_sub(started_ms);
         if let Some(state) = s.upstream.last_mut() {
             match &connected {
@@ -188,13 +222,13 @@ impl Tries {
     }
 
     /// Whether another server may be tried after the one at hand failed.
-    fn may_go_on(&self, conf: &Conf) -> bool {
+    pub(super) fn may_go_on(&self, conf: &Conf) -> bool {
         let is_late = conf.next_timeout_ms > 0
             && clock::now_ms().saturating_sub(self.started_ms) >= conf.next_timeout_ms;
         conf.next_upstream && self.attempt.tries() > 1 && !is_late
     }
 
-    fn release(&mut self, s: &Session, pick: Pick, outcome: Outcome) {
+    pub(super) fn release(&mut self, s: &Session, pick: Pick, outcome: Outcome) {
         let mut balance = s.local.balance.borrow_mut();
         let local = balance.of(&self.group);
         let is_out = self
@@ -269,14 +303,14 @@ fn parse_bind(text: &str) -> Option<SocketAddr> {
 
 impl Session {
     /// The line about a connection to a peer that stands.
-    fn log_connected(&self, sock: &Socket, pick: &Pick) {
+    fn log_connected(&self, sock: &impl Connection, pick: &Pick) {
         if self.error_log().enabled(Level::Info)
             && let Ok(ours) = sock.local_addr()
         {
-            let name = &pick.peer().conf.name;
+            let (udp, name) = (self.udp(), &pick.peer().conf.name);
             self.log_plain(
                 Level::Info,
-                format_args!("proxy {ours} connected to {name}"),
+                format_args!("{udp}proxy {ours} connected to {name}"),
             );
         }
     }

@@ -1,0 +1,169 @@
+//! Takes datagrams from a listening socket and finds their sessions.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::base::listen::ListenAddr;
+use crate::log_process;
+use crate::observe::{Level, os_error};
+use crate::ring::{self, Batch, Datagrams, Route};
+use crate::stream::local::Local;
+use crate::stream::serve::Open;
+
+use super::flow::Flow;
+use super::serve;
+use super::table::Table;
+
+/// A listening socket of one worker with its sessions.
+pub struct Receiver {
+    socket: Datagrams,
+    addr: Rc<ListenAddr>,
+    local: Rc<Local>,
+    table: Rc<Table>,
+    /// The worker is to finish what it has.
+    is_closing: bool,
+    /// That there is no place for more sessions was logged for the batch at hand.
+    is_full: Cell<bool>,
+}
+
+/// Pause after the system had no memory for what has come.
+const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+
+/// What is taken from a socket that closes, in batches: more than its receive buffer can hold.
+const LAST_BATCHES: usize = 256;
+
+impl Receiver {
+    /// Takes over a bound socket.
+    ///
+    /// # Errors
+    /// The socket cannot tell where datagrams were sent to.
+    pub fn open(fd: OwnedFd, addr: Rc<ListenAddr>, local: Rc<Local>) -> io::Result<Receiver> {
+        Ok(Receiver {
+            socket: Datagrams::from_fd(fd)?,
+            addr,
+            local,
+            table: Rc::default(),
+            is_closing: false,
+            is_full: Cell::new(false),
+        })
+    }
+
+    /// Receives until it is dropped, which loses nothing.
+    pub async fn serve(&mut self) {
+        loop {
+            match self.receive() {
+                // Others have their turn.
+                Ok(true) => ring::yield_now().await,
+                Ok(false) => self.wait().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait().await,
+                Err(error) => {
+                    log_process!(Level::Alert, "recvmmsg() failed {}", os_error(&error));
+                    ring::sleep(FAILURE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ends receiving. Sessions go on, and as long as there are any, so does what they receive;
+    /// unless the socket is `shared` and it is now another's to receive from.
+    pub fn close(mut self, shared: bool) {
+        let mut batches = 0..LAST_BATCHES;
+        while !shared && batches.next().is_some() && self.receive().is_ok_and(|is_full| is_full) {}
+        self.is_closing = self.local.places.is_draining();
+        if self.is_closing {
+            self.table.call_all();
+        }
+        if !shared {
+            ring::spawn(self.linger());
+        }
+    }
+
+    /// Receives for the sessions that are left.
+    async fn linger(mut self) {
+        let table = Rc::clone(&self.table);
+        let mut serving = pin!(self.serve());
+        poll_fn(|cx| {
+            let empty = table.poll_empty(cx);
+            if empty.is_pending() {
+                let _ = serving.as_mut().poll(cx);
+            }
+            empty
+        })
+        .await;
+    }
+
+    async fn wait(&mut self) {
+        if let Err(error) = self.socket.readable().await {
+            log_process!(Level::Alert, "poll failed {}", os_error(&error));
+            ring::sleep(FAILURE_PAUSE).await;
+        }
+    }
+
+    /// Takes one batch; true if there may be more.
+    fn receive(&self) -> io::Result<bool> {
+        let batch = self.socket.receive()?;
+        self.is_full.set(false);
+        let mut start = 0;
+        while start < batch.len() {
+            let Some(route) = batch.route(start) else {
+                start += 1;
+                continue;
+            };
+            let mut end = start + 1;
+            while end < batch.len() && batch.route(end) == Some(route) {
+                end += 1;
+            }
+            self.hand_on(&route, &batch, start, end);
+            start = end;
+        }
+        Ok(batch.is_full())
+    }
+
+    /// Hands datagrams that have come the same way to their session, or to as many as it takes.
+    fn hand_on(&self, route: &Route, batch: &Batch, mut start: usize, end: usize) {
+        while start < end {
+            let known = self.table.find(route);
+            let Some(flow) = known.or_else(|| self.begin(route)) else {
+                return;
+            };
+            start += flow.take(batch, start..end);
+            if flow.progress().open_for() == 0 {
+                self.table.detach(&flow);
+            }
+        }
+    }
+
+    /// Begins a session, if there is a server and a place for it.
+    fn begin(&self, route: &Route) -> Option<Rc<Flow>> {
+        if self.is_closing {
+            return None;
+        }
+        let (generation, listen) = self.local.listen_at(&self.addr)?;
+        let places = &self.local.places;
+        if !places.has_room() {
+            if !self.is_full.replace(true) {
+                let max = places.max();
+                log_process!(Level::Alert, "{max} worker_connections are not enough");
+            }
+            return None;
+        }
+        let limits = serve::limits(&generation, listen);
+        let flow = Flow::new(*route, self.socket.replies(), limits);
+        let opened = serve::Opened {
+            local: Rc::clone(&self.local),
+            generation,
+            listen,
+            addr: Rc::clone(&self.addr),
+            flow: Rc::clone(&flow),
+            entry: self.table.add(&flow),
+            open: Open::new(Rc::clone(places)),
+        };
+        ring::spawn(serve::serve(opened));
+        Some(flow)
+    }
+}
