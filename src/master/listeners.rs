@@ -35,13 +35,19 @@ struct Entry {
     spec: ListenSpec,
     sockets: Vec<Socket>,
     inherited: bool,
+    /// Of datagram sockets, which are not shared: the worker that each belongs to, and whether it
+    /// came to it by the last commit.
+    owners: Vec<(usize, bool)>,
 }
 
 /// Sockets opened for a configuration that does not serve yet. Dropping it takes nothing away from
 /// what serves.
 #[derive(Debug)]
 pub struct Prepared {
+    workers: usize,
     fresh: Vec<Entry>,
+    /// Further datagram sockets on addresses that stay.
+    more: Vec<(ListenAddr, Socket)>,
     wanted: Vec<ListenSpec>,
 }
 
@@ -78,8 +84,17 @@ impl Listeners {
         for spec in missing {
             fresh.push(open(spec, workers).map_err(|error| bind_failed(spec, &error))?);
         }
+        let mut more = Vec::new();
+        for entry in self.entries.iter().filter(|entry| entry.spec.addr.is_udp()) {
+            for _ in entry.sockets.len()..workers {
+                let socket = open_one(&entry.spec).map_err(|e| bind_failed(&entry.spec, &e))?;
+                more.push((entry.spec.addr.clone(), socket));
+            }
+        }
         Ok(Prepared {
+            workers,
             fresh,
+            more,
             wanted: wanted.to_vec(),
         })
     }
@@ -133,9 +148,15 @@ impl Listeners {
     /// on a kept address are applied. Returns the addresses that were removed; the workers must
     /// drain theirs.
     pub fn commit(&mut self, prepared: Prepared) -> Vec<ListenAddr> {
-        let Prepared { fresh, wanted } = prepared;
+        let Prepared {
+            workers,
+            fresh,
+            more,
+            wanted,
+        } = prepared;
         self.entries.extend(fresh);
-        for (addr, socket) in std::mem::take(&mut self.inherited) {
+        let inherited = std::mem::take(&mut self.inherited);
+        for (addr, socket) in inherited.into_iter().chain(more) {
             let Some(spec) = wanted.iter().find(|spec| spec.addr == addr) else {
                 continue;
             };
@@ -156,6 +177,7 @@ impl Listeners {
                         spec,
                         sockets: vec![socket],
                         inherited: true,
+                        owners: Vec::new(),
                     });
                 }
             }
@@ -165,6 +187,7 @@ impl Listeners {
             match wanted.iter().find(|spec| spec.addr == entry.spec.addr) {
                 Some(spec) => {
                     entry.adopt(&spec.options);
+                    entry.assign(workers);
                     true
                 }
                 None => {
@@ -181,9 +204,13 @@ impl Listeners {
     }
 
     /// Duplicates of the sockets that worker `index` of `workers` accepts from. Every socket
-    /// belongs to at least one worker, and every worker has one for each address.
+    /// belongs to at least one worker, and every worker has one for each address; but datagrams are
+    /// never taken from one socket by two workers, which would tear sessions apart.
     pub fn for_worker(&self, index: usize, workers: usize) -> io::Result<Vec<WorkerSocket>> {
-        self.duplicate(|_, count, socket| is_share(index, workers, count, socket))
+        self.duplicate(|entry, socket| match entry.owners.get(socket) {
+            Some((owner, _)) => *owner == index,
+            None => is_share(index, workers, entry.sockets.len(), socket),
+        })
     }
 
     /// Duplicates of those sockets of a worker that it did not have before the last commit, when
@@ -196,20 +223,22 @@ impl Listeners {
         workers_before: usize,
         kept: &[ListenAddr],
     ) -> io::Result<Vec<WorkerSocket>> {
-        self.duplicate(|addr, count, socket| {
-            let had = kept.contains(addr) && is_share(index, workers_before, count, socket);
+        self.duplicate(|entry, socket| {
+            if let Some((owner, is_new)) = entry.owners.get(socket) {
+                return *owner == index && *is_new;
+            }
+            let count = entry.sockets.len();
+            let is_kept = kept.contains(&entry.spec.addr);
+            let had = is_kept && is_share(index, workers_before, count, socket);
             is_share(index, workers, count, socket) && !had
         })
     }
 
-    fn duplicate(
-        &self,
-        wanted: impl Fn(&ListenAddr, usize, usize) -> bool,
-    ) -> io::Result<Vec<WorkerSocket>> {
+    fn duplicate(&self, wanted: impl Fn(&Entry, usize) -> bool) -> io::Result<Vec<WorkerSocket>> {
         let mut sockets = Vec::new();
         for entry in &self.entries {
             for (number, socket) in entry.sockets.iter().enumerate() {
-                if wanted(&entry.spec.addr, entry.sockets.len(), number) {
+                if wanted(entry, number) {
                     let fd = OwnedFd::from(socket.try_clone()?);
                     sockets.push(WorkerSocket {
                         addr: entry.spec.addr.clone(),
@@ -280,6 +309,27 @@ impl Listeners {
 }
 
 impl Entry {
+    /// Gives each datagram socket to one of `workers` workers; those that have one keep it.
+    fn assign(&mut self, workers: usize) {
+        if !self.spec.addr.is_udp() {
+            return;
+        }
+        let before = std::mem::take(&mut self.owners);
+        let kept = before.iter().map(|(owner, _)| *owner);
+        let stays: Vec<usize> = kept.clone().filter(|owner| *owner < workers).collect();
+        let mut idle = (0..workers).filter(|worker| !stays.contains(worker));
+        let kept = kept.map(Some).chain(std::iter::repeat(None));
+        self.owners = (0..self.sockets.len())
+            .zip(kept)
+            .map(
+                |(number, owner)| match owner.filter(|owner| *owner < workers) {
+                    Some(owner) => (owner, false),
+                    None => (idle.next().unwrap_or(number % workers), true),
+                },
+            )
+            .collect();
+    }
+
     /// Applies options that a reload changed; an option the kernel refuses is only reported.
     fn adopt(&mut self, options: &ListenOptions) {
         if self.spec.options == *options {
@@ -316,21 +366,29 @@ impl Entry {
 
 /// Opens and listens on one address.
 fn open(spec: &ListenSpec, workers: usize) -> io::Result<Entry> {
-    let sockets = match &spec.addr {
-        ListenAddr::Unix(path) => vec![socket::open_unix(path)?],
-        ListenAddr::Inet(addr) | ListenAddr::Udp(addr) => {
-            let open = |_| socket::open_inet(*addr, spec.addr.is_udp(), &spec.options);
-            (0..workers).map(open).collect::<io::Result<Vec<_>>>()?
-        }
+    let count = match spec.addr {
+        ListenAddr::Unix(_) => 1,
+        ListenAddr::Inet(_) | ListenAddr::Udp(_) => workers,
     };
-    for one in sockets.iter().filter(|_| !spec.addr.is_udp()) {
-        socket::listen(one, &spec.options)?;
-    }
+    let sockets = (0..count)
+        .map(|_| open_one(spec))
+        .collect::<Result<_, _>>()?;
     Ok(Entry {
         spec: spec.clone(),
         sockets,
         inherited: false,
+        owners: Vec::new(),
     })
+}
+
+fn open_one(spec: &ListenSpec) -> io::Result<Socket> {
+    let socket = match &spec.addr {
+        ListenAddr::Unix(path) => socket::open_unix(path)?,
+        ListenAddr::Inet(addr) => socket::open_inet(*addr, false, &spec.options)?,
+        ListenAddr::Udp(addr) => return socket::open_inet(*addr, true, &spec.options),
+    };
+    socket::listen(&socket, &spec.options)?;
+    Ok(socket)
 }
 
 /// Logs that an address could not be bound.
@@ -483,6 +541,37 @@ mod tests {
         assert_eq!(added(0, 1, 4), 3);
         // As many as before: nothing changes.
         assert_eq!(added(2, 4, 4), 0);
+    }
+
+    #[test]
+    fn a_datagram_socket_belongs_to_one_worker() {
+        let spec = ListenSpec {
+            addr: ListenAddr::Udp(free_port()),
+            options: ListenOptions::default(),
+        };
+        let mut listeners = Listeners::default();
+        let mut before = 0;
+        let kept = [spec.addr.clone()];
+        // The sockets of each worker, and those of them that are new to it.
+        for (workers, all, added) in [
+            (2, &[1, 1][..], &[1, 1][..]),
+            (3, &[1, 1, 1], &[0, 0, 1]),
+            (1, &[3], &[2]),
+            (1, &[3], &[0]),
+            (2, &[3, 0], &[0, 0]),
+            (4, &[3, 1, 0, 0], &[0, 1, 0, 0]),
+        ] {
+            let prepared = listeners.prepare(std::slice::from_ref(&spec), workers);
+            listeners.commit(prepared.unwrap());
+            let count = |found: io::Result<Vec<WorkerSocket>>| found.unwrap().len();
+            for index in 0..workers {
+                let found = count(listeners.for_worker(index, workers));
+                assert_eq!(found, all[index], "worker {index} of {workers}");
+                let found = listeners.added_for_worker(index, workers, before, &kept);
+                assert_eq!(count(found), added[index], "worker {index} of {workers}");
+            }
+            before = workers;
+        }
     }
 
     #[test]
