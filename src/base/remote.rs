@@ -20,6 +20,14 @@ impl Remote {
         }
     }
 
+    /// The address with the port, if it is an internet address.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match self {
+            Remote::Inet(addr) => Some(*addr),
+            Remote::Unix => None,
+        }
+    }
+
     /// The port, 0 for unix sockets.
     pub fn port(&self) -> u16 {
         match self {

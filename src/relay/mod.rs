@@ -103,6 +103,11 @@ impl Stop {
         }
     }
 
+    /// Whether [`Stop::stop`] was called.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.get()
+    }
+
     fn poll(&self, cx: &mut Context<'_>) -> bool {
         let waker = self.waker.take();
         let known = waker.filter(|waker| waker.will_wake(cx.waker()));
@@ -243,6 +248,8 @@ impl Future for Relay<'_> {
             if let Poll::Ready(ended) = lane.poll(cx, this.link.way(from))
                 && let Some(outcome) = this.end(from, ended)
             {
+                this.up.settle(this.link.way(Side::Client));
+                this.down.settle(this.link.way(Side::Upstream));
                 return Poll::Ready(outcome);
             }
         }

@@ -26,7 +26,7 @@ pub struct ConnectOpts {
 
 /// Connects. A deadline that is over is an error of kind `TimedOut`; everything else is what the
 /// kernel says (`ConnectionRefused`, `HostUnreachable`, and so on). The socket comes without a
-/// deadline.
+/// deadline. See [`bind_error`] for what is wrong with our own end.
 pub async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Socket> {
     let target = addr.to_kernel()?;
     let socket = Socket::from_fd(open(&target, opts)?);
@@ -68,10 +68,25 @@ fn open(target: &SockAddr, opts: &ConnectOpts) -> io::Result<OwnedFd> {
             socket.set_keepalive(true)?;
         }
         if let Some(bind) = opts.bind {
-            bind_to(&socket, bind, opts.transparent)?;
+            bind_to(&socket, bind, opts.transparent).map_err(bind_failed)?;
         }
     }
     Ok(socket.into())
+}
+
+/// Our own end's address is the matter, not the other's.
+#[derive(Debug, thiserror::Error)]
+#[error("bind() failed: {0}")]
+struct BindFailed(io::Error);
+
+fn bind_failed(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), BindFailed(error))
+}
+
+/// Why [`ConnectOpts::bind`] could not be, if that is what `error` of [`connect`] says.
+pub fn bind_error(error: &io::Error) -> Option<&io::Error> {
+    let failed = error.get_ref()?.downcast_ref::<BindFailed>()?;
+    Some(&failed.0)
 }
 
 pub(super) fn bind_to(
@@ -79,8 +94,10 @@ pub(super) fn bind_to(
     bind: SocketAddr,
     transparent: bool,
 ) -> io::Result<()> {
-    if transparent {
-        socket.set_ip_transparent_v4(true)?;
+    match bind {
+        SocketAddr::V4(_) if transparent => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) if transparent => socket.set_ip_transparent_v6(true)?,
+        _ => {}
     }
     if bind.port() == 0 && socket.r#type()? == Type::STREAM {
         // The port is then chosen at connect, when only the whole pair has to be unique.

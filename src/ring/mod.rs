@@ -34,7 +34,7 @@ mod tests;
 pub use addr::Addr;
 pub use buffers::Buffers;
 pub use chunk::Chunk;
-pub use connect::{ConnectOpts, connect};
+pub use connect::{ConnectOpts, bind_error, connect};
 pub use datagram::{BATCH, Batch, DatagramSocket, Datagrams, Replies, Route};
 pub use engine::{EngineConf, Usage, blocking, on_sweep, sleep, spawn, start, usage, yield_now};
 pub use file::{File, FileKind, Metadata, stat};

@@ -9,6 +9,7 @@ use crate::base::places::Places;
 use crate::upstream::{DynamicGroups, Locals};
 
 use super::conf::{Server, StreamConf};
+use super::drops::Watches;
 
 /// The configuration that a session works with, as one worker holds it. Cloned by reference count
 /// without atomics; a session keeps the one it began with.
@@ -37,6 +38,8 @@ pub struct Local {
     pub rng: RefCell<fastrand::Rng>,
     /// `worker_connections`.
     pub places: Rc<Places>,
+    /// Sessions that end when their server goes (`proxy_session_drop`).
+    pub sessions: Watches,
 }
 
 impl Local {
@@ -49,6 +52,7 @@ impl Local {
             dynamic: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             places,
+            sessions: Watches::default(),
         })
     }
 
@@ -68,6 +72,11 @@ impl Local {
         let newest = Rc::new(Generation { stream: conf });
         let previous = self.generation.replace(newest);
         *self.previous.borrow_mut() = Some(previous);
+    }
+
+    /// Called several times a second by the worker's sweep.
+    pub fn sweep(&self, now_ms: u64) {
+        self.sessions.sweep(now_ms);
     }
 
     /// Every socket of the configuration before is closed.

@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod conf;
+pub mod drops;
 pub mod local;
 pub mod modules;
 pub mod proxy;

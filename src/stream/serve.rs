@@ -96,7 +96,7 @@ async fn read_proxy_protocol(s: &mut Session, client: &mut Client) -> Result<(),
     let generation = s.generation();
     let timeout = generation.server(s.server).core.proxy_protocol_timeout_ms;
     client.sock.set_deadline(Some(clock::now_ms() + timeout));
-    s.doing = "reading PROXY protocol header";
+    s.doing = "reading PROXY protocol";
     loop {
         match proxy_protocol::parse(&client.input) {
             Ok(Some((used, header))) => {
@@ -108,21 +108,24 @@ async fn read_proxy_protocol(s: &mut Session, client: &mut Client) -> Result<(),
             }
             Ok(None) => {}
             Err(_) => {
-                let shown = String::from_utf8_lossy(&client.input);
+                let shown = proxy_protocol::shown(&client.input);
                 s.log(Level::Error, format_args!("broken header: \"{shown}\""));
                 return Err(400);
             }
         }
-        match client.fill().await {
-            Ok(n) if n > 0 => s.received += n as u64,
-            _ if client.sock.timed_out() => {
-                s.log(
-                    Level::Info,
-                    format_args!("client timed out (110: Connection timed out)"),
-                );
-                return Err(400);
-            }
-            _ => return Err(400),
+        if matches!(client.fill().await, Ok(n) if n > 0) {
+            continue;
         }
+        if client.sock.timed_out() {
+            s.log(
+                Level::Info,
+                format_args!("client timed out (110: Connection timed out)"),
+            );
+            // To nginx, a session that never began has not failed.
+            return Err(200);
+        }
+        let shown = proxy_protocol::shown(&client.input);
+        s.log(Level::Error, format_args!("broken header: \"{shown}\""));
+        return Err(400);
     }
 }

@@ -44,6 +44,8 @@ pub struct Session {
     pub received: u64,
     /// `$bytes_sent`: bytes that went to the client.
     pub sent: u64,
+    /// `proxy_pass` has begun: lines of the error log tell what went to and fro.
+    pub proxied: bool,
     /// The attempts at upstream peers, oldest first.
     pub upstream: Vec<UpstreamState>,
     /// Slots of user-defined variables and captures of the last regular expression.
@@ -117,6 +119,7 @@ impl Session {
             status: 0,
             received: 0,
             sent: 0,
+            proxied: false,
             upstream: Vec::new(),
             store: Store::new(),
             doing: "",
@@ -192,14 +195,18 @@ impl Context for Session {
             Remote::Unix => write!(out, ", client: unix:")?,
         }
         write!(out, ", server: {}", self.listen_addr)?;
-        if let Some(state) = self.upstream.last() {
-            let name = state.name().unwrap_or_default();
-            write!(
-                out,
-                ", upstream: \"{name}\", bytes from/to client:{}/{}, bytes from/to upstream:{}/{}",
-                self.received, self.sent, state.bytes_received, state.bytes_sent
-            )?;
+        if !self.proxied {
+            return Ok(());
         }
-        Ok(())
+        let state = self.upstream.last();
+        if let Some(name) = state.and_then(UpstreamState::name) {
+            write!(out, ", upstream: \"{name}\"")?;
+        }
+        let (from, to) = state.map_or((0, 0), |state| (state.bytes_received, state.bytes_sent));
+        write!(
+            out,
+            ", bytes from/to client:{}/{}, bytes from/to upstream:{from}/{to}",
+            self.received, self.sent
+        )
     }
 }

@@ -54,6 +54,7 @@ async fn run(inbox: &Inbox, sockets: Vec<WorkerSocket>, gateway: Arc<Gateway>) -
     let swept = Rc::clone(&local);
     ring::on_sweep(move |now_ms| {
         swept.http.sweep(now_ms);
+        swept.stream.sweep(now_ms);
         access::flush_due(now_ms);
         true
     });

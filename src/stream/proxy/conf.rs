@@ -55,7 +55,36 @@ pub const ROWS: &[Row<Scope>] = &[
         .doc("Answers to each datagram of a client, after which its session ends."),
     R::custom("proxy_bind", SS, Arity::Between(1, 2), set_bind)
         .doc("Local address of connections to the upstream."),
+    R::custom("proxy_upload_rate", SS, Arity::One, set_upload_rate)
+        .default("0")
+        .doc("Bytes per second from the client; 0 means as many as come."),
+    R::custom("proxy_download_rate", SS, Arity::One, set_download_rate)
+        .default("0")
+        .doc("Bytes per second from the upstream; 0 means as many as come."),
+    R::flag("proxy_protocol", SS, |s| &mut s.proxy.protocol)
+        .default("off")
+        .doc("Whether the upstream gets a PROXY protocol header first."),
+    R::choice("proxy_protocol_version", SS, &["1", "2"], |s| {
+        &mut s.proxy.protocol_version
+    })
+    .default("1")
+    .doc("The version of the header that proxy_protocol sends."),
+    R::flag("proxy_session_drop", SS, |s| &mut s.proxy.session_drop)
+        .default("off")
+        .doc("Whether a session ends when its server is no longer one of its group."),
+    R::size("proxy_buffer_size", SS, |s| &mut s.proxy.buffer_size)
+        .default("16k")
+        .doc("Size of the buffers that bytes are read into.")
+        .without_effect(BUFFERS),
+    R::custom("proxy_downstream_buffer", SS, Arity::One, set_old_buffer)
+        .doc("An old name of proxy_buffer_size.")
+        .without_effect(BUFFERS),
+    R::custom("proxy_upstream_buffer", SS, Arity::One, set_old_buffer)
+        .doc("An old name of proxy_buffer_size.")
+        .without_effect(BUFFERS),
 ];
+
+const BUFFERS: &str = "buffers belong to the worker, and a session that waits has none";
 
 /// What is written in one block.
 #[derive(Default)]
@@ -73,6 +102,12 @@ pub struct Raw {
     responses: Option<u64>,
     /// `off`, or the address and whether it is `transparent`.
     bind: Option<Option<(Word, bool)>>,
+    upload_rate: Option<Word>,
+    download_rate: Option<Word>,
+    protocol: Option<bool>,
+    protocol_version: Option<usize>,
+    session_drop: Option<bool>,
+    buffer_size: Option<u64>,
 }
 
 /// The settings of a server.
@@ -99,6 +134,31 @@ pub struct Conf {
     pub bind: Option<(Template<Session>, bool)>,
     /// `resolver`, for names that variables come to.
     pub resolver: Option<Resolver>,
+    /// `proxy_upload_rate`; none: as many as come.
+    pub upload_rate: Option<Rate>,
+    /// `proxy_download_rate`; none: as many as come.
+    pub download_rate: Option<Rate>,
+    /// `proxy_protocol` and its version.
+    pub protocol: Option<ProtocolVersion>,
+    /// `proxy_session_drop`
+    pub session_drop: bool,
+}
+
+/// Bytes per second, 0 for as many as come.
+pub enum Rate {
+    /// Known when the configuration is read.
+    Fixed(u64),
+    /// With variables, for each session.
+    Variable(Template<Session>),
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// Where `proxy_pass` leads.
@@ -114,7 +174,8 @@ impl Raw {
     pub fn inherit(&mut self, parent: &Raw) {
         inherit!(self, parent;
             timeout, connect_timeout, next_upstream, next_upstream_tries, next_upstream_timeout,
-            socket_keepalive, half_close, requests, responses, bind);
+            socket_keepalive, half_close, requests, responses, bind, upload_rate, download_rate,
+            protocol, protocol_version, session_drop, buffer_size);
     }
 
     /// The compiled settings.
@@ -139,8 +200,52 @@ impl Raw {
             responses: self.responses,
             bind,
             resolver,
+            upload_rate: compile_rate(self.upload_rate.as_ref(), c)?,
+            download_rate: compile_rate(self.download_rate.as_ref(), c)?,
+            protocol: match (self.protocol, self.protocol_version) {
+                (Some(true), Some(1)) => Some(ProtocolVersion::V2),
+                (Some(true), _) => Some(ProtocolVersion::V1),
+                _ => None,
+            },
+            session_drop: self.session_drop.unwrap_or(false),
         })
     }
+}
+
+fn set_upload_rate(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    set_rate(&mut s.proxy.upload_rate, node)
+}
+
+fn set_download_rate(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    set_rate(&mut s.proxy.download_rate, node)
+}
+
+fn set_rate(slot: &mut Option<Word>, node: &Node) -> Result<()> {
+    let word = &node.args()[0];
+    if !word.bytes.contains(&b'$') {
+        value::size(word)?;
+    }
+    value::once(slot, word.clone(), node)
+}
+
+fn compile_rate(word: Option<&Word>, c: &mut Compiler) -> Result<Option<Rate>> {
+    let Some(word) = word else {
+        return Ok(None);
+    };
+    if word.bytes.contains(&b'$') {
+        return Ok(Some(Rate::Variable(c.template(word)?)));
+    }
+    value::size(word).map(|rate| (rate > 0).then_some(Rate::Fixed(rate)))
+}
+
+fn set_old_buffer(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let message = format!(
+        "the \"{}\" directive is deprecated, use the \"proxy_buffer_size\" directive instead",
+        node.name()
+    );
+    reader.warn(node.span(), message);
+    let size = value::size(&node.args()[0])?;
+    value::once(&mut s.proxy.buffer_size, size, node)
 }
 
 fn ms(time: Option<Duration>, default: u64) -> u64 {
@@ -179,7 +284,7 @@ fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     let is_constant = |word: &Word| !word.bytes.contains(&b'$');
     if let Some((word, _)) = &bind
         && is_constant(word)
-        && super::parse_bind(&word.text()).is_none()
+        && super::connect::parse_bind(&word.text()).is_none()
     {
         let message = format!("invalid address \"{}\"", word.text());
         return Err(ConfigError::at(word.span, message));

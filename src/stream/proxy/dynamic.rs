@@ -61,6 +61,6 @@ async fn resolve(s: &Session, host: &str, conf: &Conf) -> Result<Arc<[IpAddr]>, 
             Level::Error,
             format_args!("{host} could not be resolved ({error})"),
         );
-        502
+        500
     })
 }

@@ -1,27 +1,30 @@
 //! `proxy_pass`: from a session to a peer, and the bytes both ways.
 //!
-//! [`run`] is the loop of attempts to connect: the first server that takes the connection has the
-//! session, and the client notices nothing of those that did not.
+//! [`connect`] is the loop of attempts: the first server that takes the connection has the session,
+//! and the client notices nothing of those that did not. Then [`relay`] moves the bytes.
 
 pub mod conf;
+mod connect;
 mod dynamic;
-mod relay;
 
 pub use conf::{Conf, Pass, ROWS, Raw};
+pub use connect::Tries;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use crate::base::clock;
-use crate::base::places::Counted;
+use crate::base::proxy_protocol::{self, Transport};
 use crate::observe::{Level, os_error};
-use crate::ring::{self, Addr, ConnectOpts, DatagramSocket, Socket};
-use crate::upstream::{Attempt, Group, Inputs, Moment, Outcome, PeerAddr, Pick};
+use crate::relay::{self, End as RelayEnd, Flows, Outcome, Side, Stop};
+use crate::ring::Socket;
+use crate::upstream::{self, Moment, Pick};
 
 use super::client::Client;
 use super::serve::End;
-use super::session::{Session, UpstreamState};
+use super::session::Session;
+
+use self::conf::{ProtocolVersion, Rate};
+use self::connect::PeerConn;
 
 /// Passes the session to an upstream.
 ///
@@ -31,18 +34,59 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
     let generation = s.generation();
     let conf = &generation.server(s.server).proxy;
     client.listen();
-    s.doing = "connecting to upstream";
-    let mut tries = Tries::new(s, pass, conf).await?;
-    let (mut pick, peer) = tries.connect::<Socket>(s, conf).await?;
-    s.doing = "proxying connection";
-    relay::run(s, client, &peer.sock, conf).await;
-    note_times(s, &mut pick);
-    tries.release(s, pick, Outcome::Ok);
+    // What it takes to connect is large, and gone before the bytes move.
+    let connecting = async {
+        let mut tries = Tries::new(s, pass, conf).await?;
+        let (pick, peer) = tries.connect::<Socket>(s, conf).await?;
+        Ok::<_, End>((tries, pick, peer))
+    };
+    let (mut tries, pick, peer) = Box::pin(connecting).await?;
+    relay(s, client, &mut tries, pick, peer, conf).await;
     Ok(())
 }
 
+/// Moves the bytes until the session is over, and says in the log how it ended.
+async fn relay(
+    s: &mut Session,
+    client: &mut Client,
+    tries: &mut Tries,
+    mut pick: Pick,
+    peer: PeerConn<Socket>,
+    conf: &Conf,
+) {
+    let (early, recv) = client.take_input();
+    let flows = Flows::default();
+    let outcome = {
+        let from = RelayEnd {
+            recv,
+            early,
+            ..RelayEnd::new(&client.sock)
+        };
+        let to = RelayEnd {
+            first: header(s, conf, Transport::Stream).into(),
+            ..RelayEnd::new(&peer.sock)
+        };
+        let relay_conf = relay::Conf {
+            idle_ms: conf.timeout_ms,
+            half_close: conf.half_close,
+            upload_rate: rate(s, conf.upload_rate.as_ref()),
+            download_rate: rate(s, conf.download_rate.as_ref()),
+        };
+        let stop = Rc::new(Stop::default());
+        let _watched = conf
+            .session_drop
+            .then(|| s.local.sessions.watch(tries.group(), &pick, &stop));
+        relay::relay(from, to, &relay_conf, &flows, &stop).await
+    };
+    count(s, &flows);
+    log_end(s, &outcome);
+    note_times(s, &mut pick);
+    // That it took the connection was told when it did; since then it may have failed others.
+    tries.release(s, pick, upstream::Outcome::NotCounted);
+}
+
 /// Tells the balancer how long the peer took.
-pub(super) fn note_times(s: &Session, pick: &mut Pick) {
+pub fn note_times(s: &Session, pick: &mut Pick) {
     let Some(state) = s.upstream.last() else {
         return;
     };
@@ -56,262 +100,102 @@ pub(super) fn note_times(s: &Session, pick: &mut Pick) {
     }
 }
 
-/// What a session reaches a peer through.
-pub(super) trait Connection: Sized {
-    /// Connects.
-    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self>;
-
-    /// Our end's address.
-    fn local_addr(&self) -> io::Result<Addr>;
-}
-
-impl Connection for Socket {
-    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
-        ring::connect(addr, opts).await
+/// What the peer gets before anything else: a PROXY protocol header, or nothing.
+pub fn header(s: &Session, conf: &Conf, transport: Transport) -> Vec<u8> {
+    let mut out = Vec::new();
+    let (source, destination) = (s.remote.addr(), s.local_addr);
+    match conf.protocol {
+        None => {}
+        Some(ProtocolVersion::V1) => proxy_protocol::write_v1(&mut out, source, destination),
+        Some(ProtocolVersion::V2) => {
+            proxy_protocol::write_v2(&mut out, source, destination, transport);
+        }
     }
-
-    fn local_addr(&self) -> io::Result<Addr> {
-        self.local_addr()
-    }
+    out
 }
 
-impl Connection for DatagramSocket {
-    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
-        DatagramSocket::connect(addr, opts)
-    }
-
-    fn local_addr(&self) -> io::Result<Addr> {
-        self.local_addr()
-    }
-}
-
-/// An established connection to a peer.
-pub(super) struct PeerConn<C> {
-    pub(super) sock: C,
-    _counted: Counted,
-}
-
-/// The attempts of one session.
-pub(super) struct Tries {
-    group: Arc<Group>,
-    /// The group's place in the configuration, for the key of `hash`.
-    id: Option<u32>,
-    attempt: Attempt,
-    started_ms: u64,
-}
-
-impl Tries {
-    /// None made yet, at the group that `pass` leads to.
-    pub(super) async fn new(s: &mut Session, pass: &Pass, conf: &Conf) -> Result<Tries, End> {
-        let (group, id) = match pass {
-            Pass::Group(id) => {
-                let group = &s.generation.stream.groups[*id as usize].group;
-                (Arc::clone(group), Some(*id))
+/// The bytes per second that a template comes to, 0 for as many as come.
+pub fn rate(s: &mut Session, template: Option<&Rate>) -> u64 {
+    match template {
+        None => 0,
+        Some(Rate::Fixed(rate)) => *rate,
+        Some(Rate::Variable(template)) => template.with(s, |s, value| {
+            let rate = crate::config::value::parse_size(value);
+            if rate.is_none() && !value.is_empty() {
+                let value = String::from_utf8_lossy(value);
+                s.log(Level::Error, format_args!("invalid size \"{value}\""));
             }
-            Pass::Dynamic(template) => dynamic::find(s, template, conf).await?,
-        };
-        let mut attempt = Attempt::default();
-        attempt.reset(conf.tries);
-        Ok(Tries {
-            group,
-            id,
-            attempt,
-            started_ms: clock::now_ms(),
-        })
+            rate.unwrap_or(0)
+        }),
     }
+}
 
-    /// Tries one server after the other.
-    pub(super) async fn connect<C: Connection>(
-        &mut self,
-        s: &mut Session,
-        conf: &Conf,
-    ) -> Result<(Pick, PeerConn<C>), End> {
-        loop {
-            let Some(mut pick) = self.pick(s) else {
-                s.upstream.push(UpstreamState {
-                    group: Some(Arc::clone(&self.group)),
-                    session_ms: Some(0),
-                    ..UpstreamState::default()
-                });
-                s.log(Level::Error, format_args!("no live upstreams"));
-                return Err(502);
+/// Takes the figures of the relay over.
+fn count(s: &mut Session, flows: &Flows) {
+    let Flows { up, down } = flows;
+    s.received += up.received.get();
+    s.sent += down.sent.get();
+    if let Some(state) = s.upstream.last_mut() {
+        state.bytes_sent += up.sent.get();
+        state.bytes_received += down.received.get();
+        let since = |at: u64| at.saturating_sub(state.started_ms);
+        state.first_byte_ms = down.first_byte_ms.get().map(since);
+        state.session_ms = Some(since(clock::precise_ms()));
+    }
+}
+
+/// nginx's lines about the end of a session.
+fn log_end(s: &mut Session, outcome: &Outcome) {
+    let by = match outcome {
+        Outcome::Closed { by } => *by,
+        Outcome::Failed {
+            side,
+            sending,
+            error,
+        } => {
+            let (level, doing) = match (side, sending) {
+                (Side::Client, false) => (Level::Info, "proxying and reading from client"),
+                (Side::Client, true) => (Level::Info, "proxying and sending to client"),
+                (Side::Upstream, false) => (Level::Error, "proxying and reading from upstream"),
+                (Side::Upstream, true) => (Level::Error, "proxying and sending to upstream"),
             };
-            let Some(counted) = s.local.places.count_upstream() else {
-                let max = s.local.places.max();
-                s.log(
-                    Level::Alert,
-                    format_args!("{max} worker_connections are not enough"),
-                );
-                return Err(500);
-            };
-            match self.connect_to::<C>(s, conf, &mut pick).await {
-                Ok(sock) => {
-                    s.log_connected(&sock, &pick);
-                    let peer = PeerConn {
-                        sock,
-                        _counted: counted,
-                    };
-                    return Ok((pick, peer));
-                }
-                Err(error) => {
-                    log_failed(s, &pick, &error);
-                    let more = self.may_go_on(conf);
-                    self.release(s, pick, Outcome::Failed);
-                    if !more {
-                        return Err(502);
-                    }
-                }
+            s.doing = doing;
+            let call = if *sending { "send()" } else { "recv()" };
+            s.log(level, format_args!("{call} failed {}", os_error(error)));
+            if *sending {
+                return;
             }
+            *side
         }
-    }
-
-    fn pick(&mut self, s: &mut Session) -> Option<Pick> {
-        let mut key = s.store.lend();
-        if self.group.needs_key() {
-            let generation = s.generation();
-            let group = self.id.map(|id| &generation.stream.groups[id as usize]);
-            if let Some(template) = group.and_then(|group| group.key.as_ref()) {
-                template.eval(s, &mut key);
-            }
-        }
-        let inputs = Inputs {
-            key: &key,
-            client: s.remote.ip(),
-            now_ms: clock::now_ms(),
-        };
-        let pick = self.group.pick(
-            &mut self.attempt,
-            s.local.balance.borrow_mut().of(&self.group),
-            &inputs,
-            &mut s.local.rng.borrow_mut(),
-        );
-        s.store.give_back(key);
-        pick
-    }
-
-    async fn connect_to<C: Connection>(
-        &self,
-        s: &mut Session,
-        conf: &Conf,
-        pick: &mut Pick,
-    ) -> io::Result<C> {
-        let peer = pick.peer();
-        let started_ms = clock::precise_ms();
-        s.upstream.push(UpstreamState {
-            peer: Some(Arc::clone(peer)),
-            started_ms,
-            ..UpstreamState::default()
-        });
-        let options = connect_options(s, conf);
-        let addr = match &peer.conf.addr {
-            PeerAddr::Inet(addr) => Addr::from(*addr),
-            PeerAddr::Unix(path) => Addr::from(&**path),
-        };
-        let connected = C::connect(&addr, &options).await;
-        let elapsed_ms = clock::precise_ms().saturating_sub(started_ms);
-        if let Some(state) = s.upstream.last_mut() {
-            match &connected {
-                Ok(_) => state.connect_ms = Some(elapsed_ms),
-                Err(_) => state.session_ms = Some(elapsed_ms),
-            }
-        }
-        if connected.is_ok() {
-            pick.connected(elapsed_ms);
-        }
-        connected
-    }
-
-    /// Whether another server may be tried after the one at hand failed.
-    pub(super) fn may_go_on(&self, conf: &Conf) -> bool {
-        let is_late = conf.next_timeout_ms > 0
-            && clock::now_ms().saturating_sub(self.started_ms) >= conf.next_timeout_ms;
-        conf.next_upstream && self.attempt.tries() > 1 && !is_late
-    }
-
-    pub(super) fn release(&mut self, s: &Session, pick: Pick, outcome: Outcome) {
-        let mut balance = s.local.balance.borrow_mut();
-        let local = balance.of(&self.group);
-        let is_out = self
-            .group
-            .release(pick, outcome, &mut self.attempt, local, clock::now_ms());
-        if is_out {
+        Outcome::TimedOut => {
             s.log(
-                Level::Warn,
-                format_args!("upstream server temporarily disabled"),
+                Level::Info,
+                format_args!("connection timed out (110: Connection timed out)"),
             );
-        }
-    }
-}
-
-/// Logs a connection that could not be made: what only an operator can mend (a socket that is not
-/// there, no local port left) is graver than a server that is down.
-fn log_failed(s: &Session, pick: &Pick, error: &io::Error) {
-    if error.kind() == io::ErrorKind::TimedOut {
-        s.log(
-            Level::Error,
-            format_args!("upstream timed out (110: Connection timed out)"),
-        );
-        return;
-    }
-    let name = &pick.peer().conf.name;
-    let shown = os_error(error);
-    let level = match error.raw_os_error() {
-        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTDOWN | libc::EHOSTUNREACH)
-            if !name.starts_with("unix:") =>
-        {
-            s.log(Level::Error, format_args!("connect() failed {shown}"));
             return;
         }
-        Some(libc::ECONNREFUSED | libc::EAGAIN | libc::ENETDOWN | libc::ENETUNREACH) => {
-            Level::Error
-        }
-        _ => Level::Crit,
-    };
-    s.log(level, format_args!("connect() to {name} failed {shown}"));
-}
-
-fn connect_options(s: &mut Session, conf: &Conf) -> ConnectOpts {
-    let mut options = ConnectOpts {
-        bind: None,
-        transparent: false,
-        keepalive: conf.socket_keepalive,
-        deadline_ms: Some(clock::now_ms() + conf.connect_timeout_ms),
-    };
-    if let Some((template, transparent)) = &conf.bind {
-        options.transparent = *transparent;
-        options.bind = template.with(s, |s, value| {
-            let text = String::from_utf8_lossy(value);
-            let addr = parse_bind(&text);
-            if addr.is_none() && !text.is_empty() {
-                s.log(
-                    Level::Error,
-                    format_args!("invalid local address \"{text}\""),
-                );
-            }
-            addr
-        });
-    }
-    options
-}
-
-/// An address with or without a port.
-fn parse_bind(text: &str) -> Option<SocketAddr> {
-    let addr = text.parse::<SocketAddr>();
-    addr.or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)))
-        .ok()
-}
-
-impl Session {
-    /// The line about a connection to a peer that stands.
-    fn log_connected(&self, sock: &impl Connection, pick: &Pick) {
-        if self.error_log().enabled(Level::Info)
-            && let Ok(ours) = sock.local_addr()
-        {
-            let (udp, name) = (self.udp(), &pick.peer().conf.name);
-            self.log_plain(
+        Outcome::Stopped => {
+            s.log(
                 Level::Info,
-                format_args!("{udp}proxy {ours} connected to {name}"),
+                format_args!("session dropped, its server is gone"),
             );
+            return;
         }
-    }
+    };
+    let who = match by {
+        Side::Client => "client",
+        Side::Upstream => "upstream",
+    };
+    let (received, sent) = (s.received, s.sent);
+    let (from, to) = s
+        .upstream
+        .last()
+        .map_or((0, 0), |state| (state.bytes_received, state.bytes_sent));
+    s.log_plain(
+        Level::Info,
+        format_args!(
+            "{who} disconnected, bytes from/to client:{received}/{sent}, bytes from/to \
+             upstream:{from}/{to}"
+        ),
+    );
 }

@@ -5,8 +5,10 @@ use std::rc::Rc;
 
 use crate::base::clock;
 use crate::base::listen::ListenAddr;
+use crate::base::proxy_protocol::Transport;
 use crate::base::remote::Remote;
 use crate::observe::{Level, os_error};
+use crate::relay::Pace;
 use crate::ring::DatagramSocket;
 use crate::stream::conf::Content;
 use crate::stream::local::{Generation, Local};
@@ -94,7 +96,8 @@ async fn pass_on(s: &mut Session, flow: &Flow, pass: &Pass) -> Result<(), End> {
         s.doing = "proxying connection";
         let peer = Rc::new(conn.sock);
         let may_go_on = tries.may_go_on(conf);
-        let ended = relay::run(s, flow, &peer, settings(conf, may_go_on)).await;
+        let settings = settings(s, conf, may_go_on);
+        let ended = relay::run(s, flow, &peer, settings).await;
         flow.report(s);
         if let Some(state) = s.upstream.last_mut() {
             state.session_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
@@ -118,12 +121,12 @@ async fn pass_on(s: &mut Session, flow: &Flow, pass: &Pass) -> Result<(), End> {
     }
 }
 
-fn settings(conf: &Conf, may_go_on: bool) -> relay::Conf {
+fn settings(s: &mut Session, conf: &Conf, may_go_on: bool) -> relay::Conf {
     relay::Conf {
         timeout_ms: conf.timeout_ms,
-        upload: None,
-        download: None,
-        head: Vec::new(),
+        upload: Pace::new(proxy::rate(s, conf.upload_rate.as_ref())),
+        download: Pace::new(proxy::rate(s, conf.download_rate.as_ref())),
+        head: proxy::header(s, conf, Transport::Datagram),
         keep: may_go_on && conf.responses != Some(0),
     }
 }

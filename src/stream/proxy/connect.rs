@@ -1,0 +1,323 @@
+//! The attempts to connect: one server after the other, until one takes the connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::base::clock;
+use crate::base::places::Counted;
+use crate::observe::{Level, os_error};
+use crate::ring::{self, Addr, ConnectOpts, DatagramSocket, Socket};
+use crate::stream::serve::End;
+use crate::stream::session::{Session, UpstreamState};
+use crate::upstream::{Attempt, Group, Inputs, Outcome, PeerAddr, Pick};
+
+use super::{Conf, Pass, dynamic};
+
+/// What a session reaches a peer through.
+pub trait Connection: Sized {
+    /// Connects.
+    fn connect(addr: &Addr, opts: &ConnectOpts) -> impl Future<Output = io::Result<Self>>;
+
+    /// Our end's address.
+    fn local_addr(&self) -> io::Result<Addr>;
+}
+
+impl Connection for Socket {
+    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
+        ring::connect(addr, opts).await
+    }
+
+    fn local_addr(&self) -> io::Result<Addr> {
+        self.local_addr()
+    }
+}
+
+impl Connection for DatagramSocket {
+    async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
+        DatagramSocket::connect(addr, opts)
+    }
+
+    fn local_addr(&self) -> io::Result<Addr> {
+        self.local_addr()
+    }
+}
+
+/// An established connection to a peer.
+pub struct PeerConn<C> {
+    /// The connection.
+    pub sock: C,
+    _counted: Counted,
+}
+
+/// The attempts of one session.
+pub struct Tries {
+    group: Arc<Group>,
+    /// The group's place in the configuration, for the key of `hash`.
+    id: Option<u32>,
+    attempt: Attempt,
+    started_ms: u64,
+}
+
+/// Why an attempt has brought no connection.
+enum Failed {
+    /// The peer's fault.
+    Peer(io::Error),
+    /// Ours; no other peer would help.
+    Own,
+}
+
+impl Tries {
+    /// None made yet, at the group that `pass` leads to.
+    ///
+    /// # Errors
+    /// 500 where it leads nowhere.
+    pub async fn new(s: &mut Session, pass: &Pass, conf: &Conf) -> Result<Tries, End> {
+        s.proxied = true;
+        let (group, id) = match pass {
+            Pass::Group(id) => {
+                let group = &s.generation.stream.groups[*id as usize].group;
+                (Arc::clone(group), Some(*id))
+            }
+            Pass::Dynamic(template) => dynamic::find(s, template, conf).await?,
+        };
+        let mut attempt = Attempt::default();
+        attempt.reset(conf.tries);
+        Ok(Tries {
+            group,
+            id,
+            attempt,
+            started_ms: clock::now_ms(),
+        })
+    }
+
+    /// The group that is tried.
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// Tries one server after the other. The pick is to be released when the session is over.
+    ///
+    /// # Errors
+    /// The session's status: 502 where no server takes it, 500 where it cannot be tried.
+    pub async fn connect<C: Connection>(
+        &mut self,
+        s: &mut Session,
+        conf: &Conf,
+    ) -> Result<(Pick, PeerConn<C>), End> {
+        s.doing = "connecting to upstream";
+        loop {
+            let Some(mut pick) = self.pick(s) else {
+                s.upstream.push(UpstreamState {
+                    group: Some(Arc::clone(&self.group)),
+                    session_ms: Some(0),
+                    ..UpstreamState::default()
+                });
+                s.log(Level::Error, format_args!("no live upstreams"));
+                return Err(502);
+            };
+            match connect_to(s, conf, &mut pick).await {
+                Ok(conn) => {
+                    log_connected(s, &conn.sock, &pick);
+                    s.doing = "proxying connection";
+                    return Ok((pick, conn));
+                }
+                Err(Failed::Own) => {
+                    self.release(s, pick, Outcome::NotCounted);
+                    return Err(500);
+                }
+                Err(Failed::Peer(error)) => {
+                    log_failed(s, &pick, &error);
+                    let more = self.may_go_on(conf);
+                    self.release(s, pick, Outcome::Failed);
+                    if !more {
+                        return Err(502);
+                    }
+                }
+            }
+        }
+    }
+
+    fn pick(&mut self, s: &mut Session) -> Option<Pick> {
+        let mut key = s.store.lend();
+        if self.group.needs_key() {
+            let generation = s.generation();
+            let group = self.id.map(|id| &generation.stream.groups[id as usize]);
+            if let Some(template) = group.and_then(|group| group.key.as_ref()) {
+                template.eval(s, &mut key);
+            }
+        }
+        let inputs = Inputs {
+            key: &key,
+            client: s.remote.ip(),
+            now_ms: clock::now_ms(),
+        };
+        let pick = self.group.pick(
+            &mut self.attempt,
+            s.local.balance.borrow_mut().of(&self.group),
+            &inputs,
+            &mut s.local.rng.borrow_mut(),
+        );
+        s.store.give_back(key);
+        pick
+    }
+
+    /// Whether another server may be tried after the one at hand failed.
+    pub fn may_go_on(&self, conf: &Conf) -> bool {
+        let is_late = conf.next_timeout_ms > 0
+            && clock::now_ms().saturating_sub(self.started_ms) >= conf.next_timeout_ms;
+        conf.next_upstream && self.attempt.tries() > 1 && !is_late
+    }
+
+    /// Ends the attempt with `pick`.
+    pub fn release(&mut self, s: &Session, pick: Pick, outcome: Outcome) {
+        let mut balance = s.local.balance.borrow_mut();
+        let local = balance.of(&self.group);
+        let is_out = self
+            .group
+            .release(pick, outcome, &mut self.attempt, local, clock::now_ms());
+        if is_out {
+            s.log(
+                Level::Warn,
+                format_args!("upstream server temporarily disabled"),
+            );
+        }
+    }
+}
+
+/// One attempt.
+async fn connect_to<C: Connection>(
+    s: &mut Session,
+    conf: &Conf,
+    pick: &mut Pick,
+) -> Result<PeerConn<C>, Failed> {
+    let peer = Arc::clone(pick.peer());
+    let started_ms = clock::precise_ms();
+    s.upstream.push(UpstreamState {
+        peer: Some(Arc::clone(&peer)),
+        started_ms,
+        ..UpstreamState::default()
+    });
+    let Some(counted) = s.local.places.count_upstream() else {
+        let max = s.local.places.max();
+        s.log(
+            Level::Alert,
+            format_args!("{max} worker_connections are not enough"),
+        );
+        finish_state(s);
+        return Err(Failed::Own);
+    };
+    let options = options(s, conf);
+    let addr = match &peer.conf.addr {
+        PeerAddr::Inet(addr) => Addr::from(*addr),
+        PeerAddr::Unix(path) => Addr::from(&**path),
+    };
+    match C::connect(&addr, &options).await {
+        Ok(sock) => {
+            let elapsed_ms = clock::precise_ms().saturating_sub(started_ms);
+            if let Some(state) = s.upstream.last_mut() {
+                state.connect_ms = Some(elapsed_ms);
+            }
+            pick.connected(elapsed_ms);
+            Ok(PeerConn {
+                sock,
+                _counted: counted,
+            })
+        }
+        Err(error) => {
+            finish_state(s);
+            match (ring::bind_error(&error), options.bind) {
+                (Some(why), Some(bind)) => {
+                    let shown = os_error(why);
+                    match bind.port() {
+                        0 => {
+                            let ip = bind.ip();
+                            s.log(Level::Crit, format_args!("bind({ip}) failed {shown}"));
+                        }
+                        _ => s.log(Level::Crit, format_args!("bind({bind}) failed {shown}")),
+                    }
+                    Err(Failed::Own)
+                }
+                _ => Err(Failed::Peer(error)),
+            }
+        }
+    }
+}
+
+/// The attempt at hand is over without a connection.
+fn finish_state(s: &mut Session) {
+    if let Some(state) = s.upstream.last_mut() {
+        state.session_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
+    }
+}
+
+/// Logs a connection that could not be made: what only an operator can mend (a socket that is not
+/// there, no local port left) is graver than a server that is down.
+fn log_failed(s: &Session, pick: &Pick, error: &io::Error) {
+    if error.kind() == io::ErrorKind::TimedOut {
+        s.log(
+            Level::Error,
+            format_args!("upstream timed out (110: Connection timed out)"),
+        );
+        return;
+    }
+    let name = &pick.peer().conf.name;
+    let shown = os_error(error);
+    let level = match error.raw_os_error() {
+        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTDOWN | libc::EHOSTUNREACH)
+            if !name.starts_with("unix:") =>
+        {
+            s.log(Level::Error, format_args!("connect() failed {shown}"));
+            return;
+        }
+        Some(libc::ECONNREFUSED | libc::EAGAIN | libc::ENETDOWN | libc::ENETUNREACH) => {
+            Level::Error
+        }
+        _ => Level::Crit,
+    };
+    s.log(level, format_args!("connect() to {name} failed {shown}"));
+}
+
+/// The line about a connection to a peer that stands.
+fn log_connected(s: &Session, sock: &impl Connection, pick: &Pick) {
+    if s.error_log().enabled(Level::Info)
+        && let Ok(ours) = sock.local_addr()
+    {
+        let (udp, name) = (s.udp(), &pick.peer().conf.name);
+        s.log_plain(
+            Level::Info,
+            format_args!("{udp}proxy {ours} connected to {name}"),
+        );
+    }
+}
+
+fn options(s: &mut Session, conf: &Conf) -> ConnectOpts {
+    let mut options = ConnectOpts {
+        bind: None,
+        transparent: false,
+        keepalive: conf.socket_keepalive,
+        deadline_ms: Some(clock::now_ms() + conf.connect_timeout_ms),
+    };
+    if let Some((template, transparent)) = &conf.bind {
+        options.transparent = *transparent;
+        options.bind = template.with(s, |s, value| {
+            let text = String::from_utf8_lossy(value);
+            let addr = parse_bind(&text);
+            if addr.is_none() && !text.is_empty() {
+                s.log(
+                    Level::Error,
+                    format_args!("invalid local address \"{text}\""),
+                );
+            }
+            addr
+        });
+    }
+    options
+}
+
+/// An address with or without a port.
+pub fn parse_bind(text: &str) -> Option<SocketAddr> {
+    let addr = text.parse::<SocketAddr>();
+    addr.or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)))
+        .ok()
+}
