@@ -40,6 +40,8 @@ mod listen;
 mod process;
 mod reference;
 mod ringway_only;
+mod stream_clients;
+mod stream_integrity;
 mod stream_proxy;
 mod stream_udp;
 mod stream_upstream;
