@@ -27,7 +27,7 @@ const USAGE: &str = "\
 Usage: ringway [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename]
                [-g directives] [--lenient]
        ringway demo [--listen address]
-       ringway http|tcp --listen address --to address [--to address ...]
+       ringway http|tcp|udp --listen address --to address [--to address ...]
                     [--balance method] [--print]
        ringway directives
 
@@ -50,6 +50,7 @@ Commands:
   demo          : a gateway with two application servers, to play with
   http          : balance HTTP between addresses, without a file
   tcp           : the same for TCP connections, whatever they carry
+  udp           : the same for datagrams; [--responses number] ends a session early
   directives    : print the reference of all directives
 ";
 
@@ -57,7 +58,7 @@ Commands:
 pub fn main(spawn: SpawnWorker) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let is_command = arguments.first().is_some_and(|first| {
-        ["demo", "http", "tcp", "directives", "help"]
+        ["demo", "http", "tcp", "udp", "directives", "help"]
             .iter()
             .any(|name| first == name)
     });
@@ -328,6 +329,8 @@ enum Action {
     Http(quick::Arguments),
     /// Balance TCP connections between addresses, without a file
     Tcp(quick::Arguments),
+    /// Balance datagrams between addresses, without a file
+    Udp(UdpArguments),
     /// Print the reference of all directives, as Markdown
     Directives,
 }
@@ -339,11 +342,23 @@ struct DemoArguments {
     listen: String,
 }
 
+#[derive(Debug, Args)]
+struct UdpArguments {
+    #[command(flatten)]
+    quick: quick::Arguments,
+    /// How many datagrams a server answers each with, after which the session ends (DNS: 1)
+    #[arg(long)]
+    responses: Option<u32>,
+}
+
 fn command(spawn: SpawnWorker) -> ExitCode {
     match Command::parse().action {
         Action::Demo(arguments) => demo::run(&arguments.listen, spawn),
-        Action::Http(arguments) => quick::run(Kind::Http, &arguments, spawn),
-        Action::Tcp(arguments) => quick::run(Kind::Tcp, &arguments, spawn),
+        Action::Http(arguments) => quick::run(Kind::Http, &arguments, None, spawn),
+        Action::Tcp(arguments) => quick::run(Kind::Tcp, &arguments, None, spawn),
+        Action::Udp(UdpArguments { quick, responses }) => {
+            quick::run(Kind::Udp, &quick, responses, spawn)
+        }
         Action::Directives => {
             let text = config::markdown(&gateway::catalog());
             let written = io::stdout().lock().write_all(text.as_bytes());

@@ -1,5 +1,5 @@
-//! Quick starts: `ringway http` and `ringway tcp` balance between addresses without a file. Each
-//! writes the configuration that says the same as its flags, and runs or prints it.
+//! Quick starts: `ringway http`, `ringway tcp` and `ringway udp` balance between addresses without
+//! a file. Each writes the configuration that says the same as its flags, and runs or prints it.
 
 use std::process::ExitCode;
 
@@ -17,12 +17,14 @@ pub enum Kind {
     Http,
     /// TCP connections, whatever they carry.
     Tcp,
+    /// Datagrams; those of one client are a session with one server.
+    Udp,
 }
 
 /// The flags of a quick start.
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
-    /// Where to listen: a port, an address with a port, or unix:/path
+    /// Where to listen: a port, an address with a port, or (not for UDP) unix:/path
     #[arg(long, required = true)]
     pub listen: Vec<String>,
     /// A server to pass everything to; repeat it for more
@@ -36,13 +38,18 @@ pub struct Arguments {
     pub print: bool,
 }
 
-/// Runs until told to end, or prints.
-pub fn run(kind: Kind, arguments: &Arguments, spawn: SpawnWorker) -> ExitCode {
+/// Runs until told to end, or prints. `responses` is how many datagrams a server answers with.
+pub fn run(
+    kind: Kind,
+    arguments: &Arguments,
+    responses: Option<u32>,
+    spawn: SpawnWorker,
+) -> ExitCode {
     if let Err(message) = check(kind, arguments) {
         eprintln!("ringway: {message}");
         return ExitCode::FAILURE;
     }
-    let text = configuration(kind, arguments);
+    let text = configuration(kind, arguments, responses);
     if arguments.print {
         print!("{text}");
         return ExitCode::SUCCESS;
@@ -79,7 +86,7 @@ fn check(kind: Kind, arguments: &Arguments) -> Result<(), String> {
             "hash",
             "random",
         ],
-        Kind::Tcp => &["round_robin", "least_conn", "least_time", "hash", "random"],
+        Kind::Tcp | Kind::Udp => &["round_robin", "least_conn", "least_time", "hash", "random"],
     };
     let is_plain =
         |value: &str| !value.is_empty() && !value.contains([';', '{', '}', '"', '\'', '#']);
@@ -109,20 +116,32 @@ fn check(kind: Kind, arguments: &Arguments) -> Result<(), String> {
 }
 
 /// The file that says the same as the flags.
-fn configuration(kind: Kind, arguments: &Arguments) -> String {
-    let list = |name: &str, values: &[String]| -> String {
+fn configuration(kind: Kind, arguments: &Arguments, responses: Option<u32>) -> String {
+    let list = |name: &str, values: &[String], end: &str| -> String {
         values
             .iter()
-            .map(|value| format!("        {name} {value};\n"))
+            .map(|value| format!("        {name} {value}{end};\n"))
             .collect()
     };
     let method = match &*arguments.balance {
         "round_robin" => String::new(),
         method => format!("        {method};\n"),
     };
-    let (block, opening, content) = match kind {
-        Kind::Http => ("http", HTTP_OPENING, HTTP_LOCATION),
-        Kind::Tcp => ("stream", STREAM_OPENING, "        proxy_pass servers;\n"),
+    let (block, opening) = match kind {
+        Kind::Http => ("http", HTTP_OPENING),
+        Kind::Tcp | Kind::Udp => ("stream", STREAM_OPENING),
+    };
+    let protocol = if kind == Kind::Udp { " udp" } else { "" };
+    let listens = list("listen", &arguments.listen, protocol);
+    let responses = responses.map_or_else(String::new, |count| {
+        format!("        proxy_responses {count};\n")
+    });
+    let content = match kind {
+        Kind::Http => HTTP_LOCATION.to_owned(),
+        Kind::Tcp => "        proxy_pass servers;\n".to_owned(),
+        Kind::Udp => {
+            format!("        proxy_pass servers;\n        proxy_timeout 30s;\n{responses}")
+        }
     };
     format!(
         "worker_processes auto;
@@ -142,8 +161,7 @@ events {{
 {content}    }}
 }}
 ",
-        servers = list("server", &arguments.to),
-        listens = list("listen", &arguments.listen),
+        servers = list("server", &arguments.to, ""),
     )
 }
 
@@ -188,8 +206,8 @@ mod tests {
         }
     }
 
-    fn readable(kind: Kind, arguments: &Arguments) -> String {
-        let text = configuration(kind, arguments);
+    fn readable(kind: Kind, arguments: &Arguments, responses: Option<u32>) -> String {
+        let text = configuration(kind, arguments, responses);
         let (nodes, _) = config::parse_text(Path::new("generated"), text.as_bytes());
         assert!(config::failure(&nodes).is_none(), "{text}");
         text
@@ -198,15 +216,18 @@ mod tests {
     #[test]
     fn a_quick_start_is_a_readable_file() {
         let two = ["127.0.0.1:3000", "127.0.0.1:3001"];
-        let text = readable(Kind::Http, &arguments("8080", &two, "least_conn"));
+        let text = readable(Kind::Http, &arguments("8080", &two, "least_conn"), None);
         let upstream =
             "    upstream servers {\n        least_conn;\n        server 127.0.0.1:3000;\n";
         assert!(text.contains(upstream), "{text}");
         assert!(text.contains("        listen 8080;\n"));
-        let text = readable(Kind::Tcp, &arguments("5432", &two, "round_robin"));
+        let text = readable(Kind::Tcp, &arguments("5432", &two, "round_robin"), None);
         assert!(text.contains("    upstream servers {\n        server 127.0.0.1:3000;\n"));
         let server = "        listen 5432;\n\n        proxy_pass servers;\n    }\n";
         assert!(text.contains(server), "{text}");
+        let text = readable(Kind::Udp, &arguments("53", &two, "round_robin"), Some(1));
+        assert!(text.contains("        listen 53 udp;\n"), "{text}");
+        assert!(text.contains("        proxy_responses 1;\n"), "{text}");
     }
 
     #[test]

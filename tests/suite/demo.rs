@@ -1,6 +1,8 @@
 //! `ringway demo` and the quick start: what a new user tries first.
 
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::common::server::send_signal;
 use crate::common::*;
@@ -125,4 +127,41 @@ fn a_quick_start_balances_tcp() {
         seen.contains(&"a".to_owned()) && seen.contains(&"b".to_owned())
     });
     end(gateway, libc::SIGQUIT);
+}
+
+#[test]
+fn a_quick_start_balances_datagrams() {
+    if skip_on_nginx("it has no quick start") {
+        return;
+    }
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = server.local_addr().unwrap().to_string();
+    let port = ports::reserve();
+    let listen = format!("127.0.0.1:{}", port.number);
+    let gateway = start(&["udp", "--listen", &listen, "--to", &to, "--responses", "1"]);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for socket in [&server, &client] {
+        let patience = Some(Duration::from_millis(50));
+        socket.set_read_timeout(patience).unwrap();
+    }
+    let mut room = [0; 64];
+    let mut through = |from: &UdpSocket| {
+        from.recv_from(&mut room)
+            .map(|(n, peer)| (room[..n].to_vec(), peer))
+    };
+    let mut gateway_side = None;
+    wait_for("a datagram", || {
+        // Refused while nobody listens yet.
+        let _ = client.send_to(b"question", &listen);
+        gateway_side = through(&server).ok();
+        gateway_side.is_some()
+    });
+    let (question, gateway_side) = gateway_side.unwrap();
+    assert_eq!(question, b"question");
+    server.send_to(b"answer", gateway_side).unwrap();
+    wait_for("the answer", || {
+        through(&client)
+            .is_ok_and(|(answer, from)| answer == b"answer" && from.to_string() == listen)
+    });
+    end(gateway, libc::SIGTERM);
 }

@@ -96,7 +96,7 @@ fn a_quick_start_prints_its_configuration() {
     if skip() {
         return;
     }
-    for kind in ["http", "tcp"] {
+    for (kind, protocol) in [("http", ""), ("tcp", ""), ("udp", " udp")] {
         let ports = [ports::reserve(), ports::reserve()];
         let [listen, other] = ports.each_ref().map(|port| port.number.to_string());
         let flags = ["--to", "127.0.0.1:3000", "--to", "127.0.0.1:3001"];
@@ -113,8 +113,8 @@ fn a_quick_start_prints_its_configuration() {
             "least_conn;",
             "server 127.0.0.1:3000;",
             "server 127.0.0.1:3001;",
-            &format!("listen {listen};"),
-            &format!("listen {other};"),
+            &format!("listen {listen}{protocol};"),
+            &format!("listen {other}{protocol};"),
             "proxy_pass",
         ] {
             assert!(conf.contains(part), "{part} in {conf}");
