@@ -28,6 +28,16 @@ impl Remote {
         }
     }
 
+    /// Appends the address without the port, `unix:` for unix sockets.
+    pub fn write_ip(&self, out: &mut Vec<u8>) {
+        use std::io::Write;
+        // Writing into memory does not fail.
+        let _ = match self {
+            Remote::Inet(addr) => write!(out, "{}", addr.ip()),
+            Remote::Unix => write!(out, "unix:"),
+        };
+    }
+
     /// The port, 0 for unix sockets.
     pub fn port(&self) -> u16 {
         match self {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::base::listen::{ListenAddr, ListenOptions};
 use crate::upstream::{Group, Upstream};
-use crate::vars::{HostTable, Pattern, Template};
+use crate::vars::{Pattern, ServerNames, Template};
 
 use super::exchange::Exchange;
 use super::modules::{
@@ -83,18 +83,8 @@ pub struct Listen {
     pub proxy_protocol: bool,
     /// Server for requests that match no name.
     pub default_server: u32,
-    /// Exact and wildcard names.
-    pub names: HostTable<u32>,
-    /// Regex names, in the order of the file.
-    pub regexes: Vec<RegexName>,
-}
-
-/// A `server_name ~regex`.
-pub struct RegexName {
-    /// Matched against the lower-case host.
-    pub pattern: Pattern,
-    /// The server it belongs to.
-    pub server: u32,
+    /// Their names.
+    pub names: ServerNames,
 }
 
 /// One `server {}`.

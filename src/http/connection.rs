@@ -60,18 +60,30 @@ enum Stage {
 
 /// Serves a client connection until it closes.
 pub fn serve(local: Rc<Local>, sock: Socket, remote: Remote, listen: Rc<ListenAddr>) -> Connection {
+    serve_passed(local, sock, remote, listen, None, None)
+}
+
+/// As [`serve`], for a connection of which `early` was read already and `recv` is under way.
+pub fn serve_passed(
+    local: Rc<Local>,
+    sock: Socket,
+    remote: Remote,
+    listen: Rc<ListenAddr>,
+    early: Option<Chunk>,
+    recv: Option<Recv>,
+) -> Connection {
     local.places.opened();
     let slot = local.waiting.enter();
     let fresh = Parked {
         info: Box::new(client_info(&sock, remote, listen)),
         sock,
-        recv: None,
+        recv,
         has_begun: false,
         deadline: None,
     };
     let place = Place { local, slot };
     Connection {
-        stage: Stage::Working(Box::pin(work(place.clone(), fresh, None))),
+        stage: Stage::Working(Box::pin(work(place.clone(), fresh, early))),
         place,
     }
 }

@@ -1,6 +1,6 @@
 //! Listening address → server → location, over the compiled matchers.
 
-use super::conf::{Listen, LocationTree};
+use super::conf::LocationTree;
 use super::exchange::{Exchange, Generation};
 
 /// Where a URI belongs.
@@ -19,24 +19,10 @@ pub enum Found {
 pub fn choose_server(ex: &mut Exchange) {
     let generation = ex.generation();
     let listen = &generation.http.listens[ex.listen as usize];
-    let server = find_server(listen, ex);
+    let found = listen.names.find(&ex.request.host, &mut ex.store);
+    let server = found.unwrap_or(listen.default_server);
     ex.server = server;
     ex.location = generation.server(server).root;
-}
-
-fn find_server(listen: &Listen, ex: &mut Exchange) -> u32 {
-    if let Some(&server) = listen.names.get(&ex.request.host) {
-        return server;
-    }
-    if ex.request.host.is_empty() {
-        return listen.default_server;
-    }
-    for name in &listen.regexes {
-        if name.pattern.exec(&mut ex.store, &ex.request.host) {
-            return name.server;
-        }
-    }
-    listen.default_server
 }
 
 /// Finds the location for the exchange's URI in its server and makes it the one in force.

@@ -250,7 +250,7 @@ impl Compiler<'_, '_> {
     }
 
     fn add_group(&mut self, http: &Scope, raw: &UpstreamRaw) -> Result<()> {
-        let resolver = http.resolver.compile(self)?;
+        let resolver = http.resolver.compile(&mut self.resolvers)?;
         let upstream = raw.compile(Registry::global(), resolver.as_ref())?;
         let key = upstream
             .hash_key

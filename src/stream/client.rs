@@ -24,6 +24,15 @@ impl Client {
         }
     }
 
+    /// Takes over a connection of which something was read already.
+    pub fn passed(sock: Socket, early: &[u8], recv: Option<Recv>) -> Client {
+        Client {
+            sock,
+            input: early.to_vec(),
+            recv,
+        }
+    }
+
     /// Starts the read that will deliver what comes next, if none is under way.
     pub fn listen(&mut self) {
         let sock = &self.sock;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::base::listen::{ListenAddr, ListenOptions};
 use crate::upstream::{Group, Upstream};
-use crate::vars::Template;
+use crate::vars::{ServerNames, Template};
 
-use super::modules::{core, log};
+use super::modules::{access, core, limit_conn, log, pass, realip, set};
 use super::proxy;
 use super::session::Session;
 
@@ -62,12 +62,24 @@ pub struct Listen {
     pub proxy_protocol: bool,
     /// The server that sessions begin with.
     pub default_server: u32,
+    /// The names of the servers that share it.
+    pub names: ServerNames,
 }
 
 /// One `server {}`.
 pub struct Server {
     /// Directives of the core module.
     pub core: core::Conf,
+    /// `allow`, `deny`.
+    pub access: access::Conf,
+    /// `limit_conn` and friends.
+    pub limit_conn: limit_conn::Conf,
+    /// `set_real_ip_from`.
+    pub realip: realip::Conf,
+    /// `set`
+    pub set: set::Conf,
+    /// `ssl_preread`
+    pub ssl_preread: bool,
     /// `access_log`.
     pub log: log::Conf,
     /// The `proxy_…` directives.
@@ -80,4 +92,8 @@ pub struct Server {
 pub enum Content {
     /// `proxy_pass`
     Proxy(proxy::Pass),
+    /// `return`
+    Return(Template<Session>),
+    /// `pass`
+    Pass(pass::Conf),
 }

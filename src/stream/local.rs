@@ -1,7 +1,7 @@
 //! What one worker has for its sessions: the configuration in force and the state of balancing.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::base::listen::ListenAddr;
@@ -10,6 +10,7 @@ use crate::upstream::{DynamicGroups, Locals};
 
 use super::conf::{Server, StreamConf};
 use super::drops::Watches;
+use super::modules::pass::Doors;
 
 /// The configuration that a session works with, as one worker holds it. Cloned by reference count
 /// without atomics; a session keeps the one it began with.
@@ -40,6 +41,8 @@ pub struct Local {
     pub places: Rc<Places>,
     /// Sessions that end when their server goes (`proxy_session_drop`).
     pub sessions: Watches,
+    /// Who takes the connections of `pass`.
+    doors: RefCell<Option<Weak<dyn Doors>>>,
 }
 
 impl Local {
@@ -53,7 +56,18 @@ impl Local {
             rng: RefCell::new(fastrand::Rng::new()),
             places,
             sessions: Watches::default(),
+            doors: RefCell::default(),
         })
+    }
+
+    /// Says who takes the connections of `pass`.
+    pub fn set_doors(&self, doors: Weak<dyn Doors>) {
+        *self.doors.borrow_mut() = Some(doors);
+    }
+
+    /// Who takes the connections of `pass`.
+    pub fn doors(&self) -> Option<Rc<dyn Doors>> {
+        self.doors.borrow().as_ref()?.upgrade()
     }
 
     /// The configuration of a session that begins now at `addr`, and the address' place in it.

@@ -3,7 +3,7 @@
 //! - [`scope`], [`conf`]: the block while it is read, and what it compiles to.
 //! - [`local`]: what one worker has for its sessions.
 //! - [`session`]: one session, what every phase, module and variable works on.
-//! - [`serve`]: the phases of a session in their fixed order.
+//! - [`serve`], [`phases`]: the phases of a session in their fixed order.
 //! - [`proxy`]: the content of `proxy_pass`.
 //! - [`udp`]: sessions of datagrams.
 //! - [`modules`]: one file for each of nginx's modules.
@@ -13,6 +13,7 @@ pub mod conf;
 pub mod drops;
 pub mod local;
 pub mod modules;
+pub mod phases;
 pub mod proxy;
 pub mod scope;
 pub mod serve;

@@ -11,10 +11,12 @@ use crate::config::listen::{self, Address};
 use crate::config::{ConfigError, Contexts, Node, Reader, Result, Row, Span, Word};
 use crate::observe::ErrorLog;
 use crate::upstream::{Keepalive, PeerAddr, Registry, UpstreamRaw, implicit};
-use crate::vars::{Template, Variables};
+use crate::vars::{Named, ServerNames, Template, Variables};
 
 use super::conf::{Content, Listen, Server, StreamConf, StreamGroup};
-use super::modules::{core, log, map, resolver, upstream};
+use super::modules::{
+    access, core, limit_conn, log, map, pass, realip, resolver, returns, set, ssl_preread, upstream,
+};
 use super::proxy;
 use super::session::Session;
 
@@ -25,6 +27,20 @@ pub struct Scope {
     pub core: core::Raw,
     /// `resolver`, `resolver_timeout`.
     pub resolver: resolver::Raw,
+    /// `allow`, `deny`.
+    pub access: access::Raw,
+    /// `limit_conn` and friends.
+    pub limit_conn: limit_conn::Raw,
+    /// `set_real_ip_from`.
+    pub realip: realip::Raw,
+    /// `set`; never inherited.
+    pub set: set::Raw,
+    /// `ssl_preread`, `server_name`.
+    pub names: ssl_preread::Raw,
+    /// `return`
+    pub returns: Option<Word>,
+    /// `pass`
+    pub pass: Option<Word>,
     /// `access_log`.
     pub log: log::Raw,
     /// The `proxy_…` directives.
@@ -49,9 +65,16 @@ pub struct StreamRaw {
 }
 
 /// Every table of directives that may stand in `stream` and its servers.
-pub fn tables() -> [&'static [Row<Scope>]; 7] {
+pub fn tables() -> [&'static [Row<Scope>]; 14] {
     [
         core::ROWS,
+        access::ROWS,
+        limit_conn::ROWS,
+        realip::ROWS,
+        set::ROWS,
+        ssl_preread::ROWS,
+        returns::ROWS,
+        pass::ROWS,
         log::ROWS,
         map::ROWS,
         map::NOTICES,
@@ -85,6 +108,8 @@ pub struct Compiler<'r, 'a> {
     groups: Vec<StreamGroup>,
     /// `log_format`s by name.
     pub formats: log::Formats,
+    /// The zones of `limit_conn`.
+    pub limit_conn_zones: limit_conn::Zones,
     /// The resolvers in use, so that equal ones share a cache.
     pub resolvers: resolver::Table,
     /// Main-context `error_log`, which `stream {}` inherits.
@@ -102,6 +127,7 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
         group_ids: HashMap::new(),
         groups: Vec::new(),
         formats: log::Formats::default(),
+        limit_conn_zones: limit_conn::Zones::default(),
         resolvers: resolver::Table::default(),
         error_log,
     };
@@ -112,6 +138,7 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
     for raw in std::mem::take(&mut stream.stream.upstreams) {
         c.add_group(&stream, &raw)?;
     }
+    c.limit_conn_zones = stream.limit_conn.compile_zones("stream", &mut c.vars)?;
     stream.log.check(&mut c)?;
     let mut scopes = std::mem::take(&mut stream.servers);
     let addresses = listen::gather(scopes.iter().map(|scope| &scope.core.listens[..]))?;
@@ -120,8 +147,10 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
         scope.inherit(&stream);
         servers.push(c.compile_server(scope)?);
     }
+    let listens = addresses.into_iter();
+    let listens = listens.map(|address| compile_listen(address, &scopes, &mut c));
+    let listens = listens.collect::<Result<Vec<Listen>>>()?;
     c.vars.finish()?;
-    let listens: Vec<Listen> = addresses.into_iter().map(compile_listen).collect();
     let index = listens.iter().enumerate();
     Ok(StreamConf {
         index: index.map(|(at, l)| (l.addr.clone(), at as u32)).collect(),
@@ -131,19 +160,37 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
     })
 }
 
-fn compile_listen(address: Address) -> Listen {
-    Listen {
+fn compile_listen(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Listen> {
+    let named = |id: &u32| {
+        let server = &servers[*id as usize];
+        Named {
+            server: *id,
+            names: &server.names.names,
+            span: server
+                .span
+                .unwrap_or_else(|| server.core.listens[0].word.span),
+        }
+    };
+    let behind: Vec<Named> = address.servers.iter().map(named).collect();
+    let (vars, reader) = (&mut c.vars, &mut c.reader);
+    let warn = |span, message| reader.warn(span, message);
+    Ok(Listen {
+        names: ServerNames::compile(&address.addr, &behind, vars, warn)?,
         addr: address.addr,
         options: address.options,
         proxy_protocol: address.proxy_protocol,
         default_server: address.default_server,
-    }
+    })
 }
 
 impl Scope {
     fn inherit(&mut self, parent: &Scope) {
         self.core.inherit(&parent.core);
         self.resolver.inherit(&parent.resolver);
+        self.access.inherit(&parent.access);
+        self.limit_conn.inherit(&parent.limit_conn);
+        self.realip.inherit(&parent.realip);
+        self.names.inherit(&parent.names);
         self.log.inherit(&parent.log);
         self.proxy.inherit(&parent.proxy);
     }
@@ -187,7 +234,7 @@ impl Compiler<'_, '_> {
     }
 
     fn add_group(&mut self, stream: &Scope, raw: &UpstreamRaw) -> Result<()> {
-        let resolver = stream.resolver.compile(self)?;
+        let resolver = stream.resolver.compile(&mut self.resolvers)?;
         let upstream = raw.compile(Registry::global(), resolver.as_ref())?;
         let key = upstream
             .hash_key
@@ -207,16 +254,31 @@ impl Compiler<'_, '_> {
     }
 
     fn compile_server(&mut self, scope: &Scope) -> Result<Server> {
-        let content = match &scope.proxy.pass {
-            Some(pass) => Content::Proxy(proxy::conf::compile_pass(pass, self)?),
-            None => return Err(scope.error("no handler for server")),
-        };
-        let resolver = scope.resolver.compile(self)?;
+        let content = self.compile_content(scope)?;
+        let resolver = scope.resolver.compile(&mut self.resolvers)?;
         Ok(Server {
             core: scope.core.compile(self)?,
+            access: scope.access.compile(),
+            limit_conn: scope.limit_conn.compile(&self.limit_conn_zones)?,
+            realip: scope.realip.compile(),
+            set: scope.set.compile(self)?,
+            ssl_preread: scope.names.preread(),
             log: scope.log.compile(self)?,
             proxy: scope.proxy.compile(self, resolver)?,
             content,
         })
+    }
+
+    fn compile_content(&mut self, scope: &Scope) -> Result<Content> {
+        if let Some(word) = &scope.pass {
+            return pass::compile(word, self).map(Content::Pass);
+        }
+        if let Some(word) = &scope.returns {
+            return self.template(word).map(Content::Return);
+        }
+        match &scope.proxy.pass {
+            Some(pass) => proxy::conf::compile_pass(pass, self).map(Content::Proxy),
+            None => Err(scope.error("no handler for server")),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The life of a TCP session: its phases in their fixed order, up to its log line.
 //!
-//! PROXY protocol header → `realip` → `limit_conn` → `access` → preread → content → `log`.
+//! PROXY protocol header → [`phases::enter`] → preread → content → `log`.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,7 +15,9 @@ use crate::ring::Socket;
 use super::client::Client;
 use super::conf::Content;
 use super::local::{Generation, Local};
-use super::modules::log;
+use super::modules::pass::Passed;
+use super::modules::{log, pass, returns, ssl_preread};
+use super::phases;
 use super::proxy;
 use super::session::Session;
 
@@ -36,16 +38,51 @@ pub async fn serve(
     let mut session = Session::new(local, generation, listen, addr, remote);
     let s = &mut session;
     s.local_addr = local_addr(&sock, s);
+    finish(s, Client::new(sock)).await;
+}
+
+/// Serves a connection that `pass` handed to `addr`, listen `listen` of `generation`.
+pub async fn serve_passed(
+    local: Rc<Local>,
+    generation: Rc<Generation>,
+    listen: u32,
+    addr: Rc<ListenAddr>,
+    passed: Passed,
+) {
+    let _open = Open::new(Rc::clone(&local.places));
+    let mut session = Session::new(local, generation, listen, addr, passed.remote);
+    let s = &mut session;
+    s.passes = passed.passes;
+    s.local_addr = local_addr(&passed.sock, s);
+    finish(s, Client::passed(passed.sock, &passed.early, passed.recv)).await;
+}
+
+/// Takes a session to its log line; or its connection to whom it is handed, who will write one.
+async fn finish(s: &mut Session, mut client: Client) {
     s.log_plain(
         Level::Info,
         format_args!("client {} connected to {}", s.remote, s.listen_addr),
     );
-    let mut client = Client::new(sock);
     s.status = match run(s, &mut client).await {
-        Ok(()) => 200,
+        Ok(None) => 200,
+        Ok(Some(addr)) => return hand_over(s, client, addr),
         Err(status) => status,
     };
     log::write(s);
+}
+
+fn hand_over(s: &mut Session, mut client: Client, addr: Rc<ListenAddr>) {
+    let (early, recv) = client.take_input();
+    let passed = Passed {
+        sock: client.sock,
+        remote: s.remote.clone(),
+        early,
+        recv,
+        passes: s.passes + 1,
+    };
+    if let Some(doors) = s.local.doors() {
+        doors.take(addr, passed);
+    }
 }
 
 /// A client's connection, counted in its worker's places until it has ended however it ends.
@@ -74,8 +111,9 @@ fn local_addr(sock: &Socket, s: &Session) -> Option<SocketAddr> {
     sock.local_addr().ok()?.inet()
 }
 
-/// The phases between the first byte and the log line.
-async fn run(s: &mut Session, client: &mut Client) -> Result<(), End> {
+/// The phases between the first byte and the log line. `Some`: the address that the connection is
+/// handed to.
+async fn run(s: &mut Session, client: &mut Client) -> Result<Option<Rc<ListenAddr>>, End> {
     let generation = s.generation();
     let server = generation.server(s.server);
     if !server.core.tcp_nodelay && s.local_addr.is_some() {
@@ -85,9 +123,13 @@ async fn run(s: &mut Session, client: &mut Client) -> Result<(), End> {
     if generation.stream.listens[s.listen as usize].proxy_protocol {
         read_proxy_protocol(s, client).await?;
     }
-    // Preread may choose another server.
+    phases::enter(s)?;
+    ssl_preread::run(s, client).await?;
+    // Preread may have chosen another server.
     match &generation.server(s.server).content {
-        Content::Proxy(pass) => proxy::run(s, client, pass).await,
+        Content::Proxy(pass) => proxy::run(s, client, pass).await.map(|()| None),
+        Content::Return(text) => returns::run(s, client, text).await.map(|()| None),
+        Content::Pass(conf) => pass::run(s, conf).map(Some),
     }
 }
 

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::base::client_hello::ClientHello;
 use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::base::places::Places;
 use crate::base::proxy_protocol::ProxyProtocol;
 use crate::base::remote::Remote;
+use crate::limits::conn::Counted;
 use crate::observe::{Context, ErrorLog, Level};
 use crate::upstream::{Group, Peer};
 use crate::vars::{Store, Subject};
@@ -36,8 +38,16 @@ pub struct Session {
     pub local_addr: Option<SocketAddr>,
     /// The listening address it came to.
     pub listen_addr: Rc<ListenAddr>,
+    /// The peer of the socket, where `remote` is another address.
+    pub peer: Option<Remote>,
     /// The PROXY protocol header, where `listen … proxy_protocol` asked for one.
     pub proxy_protocol: Option<Box<ProxyProtocol>>,
+    /// What `ssl_preread` found.
+    pub hello: Option<Box<ClientHello>>,
+    /// What `limit_conn` counts the session for.
+    pub limit_conn: Counted,
+    /// How often the connection was handed on by `pass`.
+    pub passes: u8,
     /// `$status`; 0 while the session runs.
     pub status: u16,
     /// `$bytes_received`: bytes that came from the client.
@@ -115,7 +125,11 @@ impl Session {
             remote,
             local_addr: None,
             listen_addr,
+            peer: None,
             proxy_protocol: None,
+            hello: None,
+            limit_conn: Counted::default(),
+            passes: 0,
             status: 0,
             received: 0,
             sent: 0,

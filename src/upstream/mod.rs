@@ -18,6 +18,7 @@ pub mod keepalive;
 pub mod peer;
 pub mod pool;
 pub mod resolve;
+pub mod resolver;
 pub mod times;
 pub mod watch;
 

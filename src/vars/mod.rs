@@ -16,6 +16,7 @@ mod log_format;
 mod map;
 mod pattern;
 mod registry;
+mod server_names;
 mod split_clients;
 mod store;
 mod template;
@@ -26,6 +27,7 @@ pub use hostnames::{HostTable, NameError};
 pub use map::variable_name;
 pub use pattern::Pattern;
 pub use registry::{Compute, Reference, Target, Variables};
+pub use server_names::{Named, ServerNames, check_names};
 pub use store::{Slot, Store, Stored};
 pub use template::{Piece, Template, pieces};
 

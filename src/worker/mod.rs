@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use crate::log_process;
 use crate::observe::{Level, access, os_error};
 use crate::ring::{self, Addr, EngineConf, File, JoinHandle, Listener, Socket};
 use crate::stream::local::Local as StreamLocal;
+use crate::stream::modules::pass::{Doors, Passed};
 use crate::stream::serve;
 use crate::stream::udp::receiver::Receiver;
 
@@ -50,6 +51,8 @@ pub fn spawn(
 /// Serves until the master says that it is enough.
 async fn run(inbox: &Inbox, sockets: Vec<WorkerSocket>, gateway: Arc<Gateway>) -> io::Result<()> {
     let local = Local::new(&gateway);
+    let doors = Rc::downgrade(&local) as Weak<dyn Doors>;
+    local.stream.set_doors(doors);
     ring::spawn(access::flusher());
     let swept = Rc::clone(&local);
     ring::on_sweep(move |now_ms| {
@@ -116,6 +119,32 @@ impl Local {
         self.http.replace(Arc::clone(&gateway.http));
         self.stream.replace(Arc::clone(&gateway.stream));
         self.places.set_max(gateway.process.connections);
+    }
+}
+
+impl Doors for Local {
+    fn has(&self, addr: &ListenAddr) -> bool {
+        let http = self.http.generation();
+        self.stream.listen_at(addr).is_some() || http.http.listen_at(addr).is_some()
+    }
+
+    fn take(&self, addr: Rc<ListenAddr>, passed: Passed) {
+        if let Some((generation, listen)) = self.stream.listen_at(&addr) {
+            let stream = Rc::clone(&self.stream);
+            ring::spawn(serve::serve_passed(
+                stream, generation, listen, addr, passed,
+            ));
+            return;
+        }
+        let early = (!passed.early.is_empty()).then_some(passed.early);
+        ring::spawn(connection::serve_passed(
+            Rc::clone(&self.http),
+            passed.sock,
+            passed.remote,
+            addr,
+            early,
+            passed.recv,
+        ));
     }
 }
 

@@ -43,6 +43,7 @@ mod ringway_only;
 mod stream_clients;
 mod stream_integrity;
 mod stream_proxy;
+mod stream_ssl_preread;
 mod stream_udp;
 mod stream_upstream;
 mod tidy;

@@ -507,7 +507,7 @@ impl Raw {
             log_not_found: self.log_not_found.unwrap_or(true),
             satisfy_any: self.satisfy == Some(1),
             error_log,
-            resolver: resolver.compile(c)?,
+            resolver: resolver.compile(&mut c.resolvers)?,
         })
     }
 }

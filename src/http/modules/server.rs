@@ -1,10 +1,10 @@
 //! `server`, `listen`, `server_name` and `location`: which block a request belongs to.
 
 use crate::config::listen::{self, Address, Kind, RawListen};
-use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Word};
-use crate::http::conf::{Listen, LocationKind, RegexName};
+use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Span, Word};
+use crate::http::conf::{Listen, LocationKind};
 use crate::http::scope::{self, Compiler, Scope};
-use crate::vars::{HostTable, NameError, Pattern};
+use crate::vars::{Named, ServerNames, check_names};
 
 /// The directives of this file.
 pub const ROWS: &[Row<Scope>] = &[
@@ -46,20 +46,11 @@ impl Raw {
             .into_boxed_slice()
     }
 
-    /// The empty name of a server that has no other: requests without a host are for it.
-    fn nameless(&self) -> Option<Word> {
+    /// Where the server is said to listen.
+    fn span(&self) -> Span {
         let listen = self.listens.first();
-        let span = listen.map_or_else(|| RawListen::default_http().word.span, |l| l.word.span);
-        self.names.is_empty().then(|| Word::new("", span))
+        listen.map_or_else(|| RawListen::default_http().word.span, |l| l.word.span)
     }
-}
-
-fn regex_name(word: &Word, c: &mut Compiler) -> Result<Pattern> {
-    if word.bytes.len() == 1 {
-        let message = format!("empty regex in server name \"{}\"", word.text());
-        return Err(ConfigError::at(word.span, message));
-    }
-    c.pattern(word, &word.bytes[1..], true)
 }
 
 /// Gathers the listening addresses of all servers, each with the names behind it.
@@ -76,50 +67,23 @@ pub fn compile_listens(c: &mut Compiler, servers: &[Scope]) -> Result<Vec<Listen
 
 /// Finds the names behind an address.
 fn finish(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Listen> {
-    let mut names = HostTable::new();
-    let mut regexes = Vec::new();
-    let is_alone = address.servers.len() == 1;
-    for &id in &address.servers {
-        let server = &servers[id as usize].server;
-        let nameless = server.nameless();
-        for word in server.names.iter().chain(&nameless) {
-            if word.bytes.starts_with(b"~") {
-                let pattern = regex_name(word, c)?;
-                regexes.push(RegexName {
-                    pattern,
-                    server: id,
-                });
-                continue;
-            }
-            match names.insert(&word.bytes, id) {
-                Ok(()) => {}
-                Err(_) if is_alone => {}
-                Err(NameError::Conflict) => {
-                    let message = format!(
-                        "conflicting server name \"{}\" on {}, ignored",
-                        word.text(),
-                        address.addr
-                    );
-                    c.reader.warn(word.span, message);
-                }
-                Err(NameError::Invalid) => {
-                    let message = format!("invalid server name or wildcard \"{}\"", word.text());
-                    return Err(ConfigError::at(word.span, message));
-                }
-            }
+    let named = |id: &u32| {
+        let server = &servers[*id as usize].server;
+        Named {
+            server: *id,
+            names: &server.names,
+            span: server.span(),
         }
-    }
-    if is_alone && regexes.is_empty() {
-        // There is nothing to choose from.
-        names = HostTable::new();
-    }
+    };
+    let behind: Vec<Named> = address.servers.iter().map(named).collect();
+    let (vars, reader) = (&mut c.vars, &mut c.reader);
+    let warn = |span, message| reader.warn(span, message);
     Ok(Listen {
+        names: ServerNames::compile(&address.addr, &behind, vars, warn)?,
         addr: address.addr,
         options: address.options,
         proxy_protocol: address.proxy_protocol,
         default_server: address.default_server,
-        names,
-        regexes,
     })
 }
 
@@ -131,17 +95,7 @@ fn read_server(reader: &mut Reader, http: &mut Scope, node: &Node) -> Result<()>
 }
 
 fn set_server_name(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    for word in node.args() {
-        let is_invalid = match &*word.bytes {
-            b"." => true,
-            [b'*', rest @ ..] => rest.len() < 2 || rest[0] != b'.',
-            _ => false,
-        };
-        if is_invalid {
-            let message = format!("server name \"{}\" is invalid", word.text());
-            return Err(ConfigError::at(word.span, message));
-        }
-    }
+    check_names(node.args())?;
     s.server.names.extend(node.args().iter().cloned());
     Ok(())
 }

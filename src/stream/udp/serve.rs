@@ -13,10 +13,12 @@ use crate::ring::DatagramSocket;
 use crate::stream::conf::Content;
 use crate::stream::local::{Generation, Local};
 use crate::stream::modules::log;
+use crate::stream::phases;
 use crate::stream::proxy::{self, Conf, Pass, Tries};
 use crate::stream::serve::{End, Open};
 use crate::stream::session::Session;
 use crate::upstream::Outcome;
+use crate::vars::Template;
 
 use super::flow::Flow;
 use super::progress::Limits;
@@ -47,6 +49,8 @@ pub fn limits(generation: &Generation, listen: u32) -> Limits {
     let server = generation.server(id);
     match &server.content {
         Content::Proxy(_) => Limits::proxy(server.proxy.requests, server.proxy.responses),
+        // Over with its first datagram.
+        Content::Return(_) | Content::Pass(_) => Limits::proxy(1, Some(0)),
     }
 }
 
@@ -79,9 +83,28 @@ pub async fn serve(opened: Opened) {
 /// The phases between the first datagram and the log line.
 async fn run(s: &mut Session, flow: &Flow) -> Result<(), End> {
     let generation = s.generation();
+    phases::enter(s)?;
     match &generation.server(s.server).content {
         Content::Proxy(pass) => pass_on(s, flow, pass).await,
+        Content::Return(text) => {
+            answer(s, flow, text);
+            Ok(())
+        }
+        Content::Pass(_) => {
+            s.log(Level::Error, format_args!("cannot pass udp connection"));
+            Err(500)
+        }
     }
+}
+
+/// The content of `return`: one datagram. Whoever has no room for it has lost it, as on the way.
+fn answer(s: &mut Session, flow: &Flow, text: &Template<Session>) {
+    text.with(s, |s, text| {
+        if let (0, Err(error)) = flow.reply([text].into_iter()) {
+            let shown = os_error(&error);
+            s.log(Level::Info, format_args!("sendmsg() failed {shown}"));
+        }
+    });
 }
 
 /// Passes the session to an upstream. As long as no answer has come, the next server gets the

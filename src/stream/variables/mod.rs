@@ -9,11 +9,18 @@ mod upstream;
 use std::fmt::Display;
 use std::io::Write as _;
 
+use crate::stream::modules::{limit_conn, realip, ssl_preread};
 use crate::stream::session::Session;
 use crate::vars::Variable;
 
 /// All of them, for the registry of a configuration.
-pub static TABLES: [&[Variable<Session>]; 2] = [session::TABLE, upstream::TABLE];
+pub static TABLES: [&[Variable<Session>]; 5] = [
+    session::TABLE,
+    upstream::TABLE,
+    limit_conn::VARIABLES,
+    realip::VARIABLES,
+    ssl_preread::VARIABLES,
+];
 
 /// Appends a value that is there.
 fn found(out: &mut Vec<u8>, value: &[u8]) -> bool {

@@ -47,6 +47,11 @@ pub(super) static TABLE: &[V] = &[
         proxy_protocol(s, |header| header.destination.port(), out)
     })
     .doc("Server port of the PROXY protocol header."),
+    V::family("proxy_protocol_tlv_", |s, name, out| {
+        let header = s.proxy_protocol.as_ref();
+        header.is_some_and(|header| header.tlv(name, out))
+    })
+    .doc("An extension of a version 2 PROXY protocol header."),
     V::new("bytes_sent", |s, _, out| number(out, s.sent)).doc("Bytes sent to the client."),
     V::new("bytes_received", |s, _, out| number(out, s.received))
         .doc("Bytes received from the client."),

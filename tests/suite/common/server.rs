@@ -119,6 +119,11 @@ impl Setup {
         self
     }
 
+    /// A path in the prefix.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.prefix.join(name)
+    }
+
     /// Reserve the port behind `%%P<index>%%` now, for a file that must contain it.
     pub fn reserve(&mut self, index: usize) -> u16 {
         let port = ports::reserve();

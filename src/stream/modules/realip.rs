@@ -1,0 +1,82 @@
+//! `set_real_ip_from`: the client's address as a trusted balancer tells it in its PROXY protocol
+//! header.
+
+use crate::base::network::Network;
+use crate::base::remote::Remote;
+use crate::config::network::network;
+use crate::config::{Arity, Contexts, Node, Reader, Result, Row, value};
+use crate::inherit;
+use crate::stream::scope::Scope;
+use crate::stream::session::Session;
+use crate::vars::Variable;
+
+const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
+
+type V = Variable<Session>;
+
+/// The directives of this module.
+pub const ROWS: &[Row<Scope>] = &[Row::custom("set_real_ip_from", SS, Arity::One, read_from)
+    .doc("A balancer that is trusted to tell the client's address.")];
+
+/// The variables of this module.
+pub const VARIABLES: &[V] = &[
+    V::new("realip_remote_addr", |s, _, out| {
+        let peer = s.peer.as_ref().unwrap_or(&s.remote);
+        peer.write_ip(out);
+        true
+    })
+    .doc("The address the connection came from."),
+    V::new("realip_remote_port", |s, _, out| {
+        let port = s.peer.as_ref().unwrap_or(&s.remote).port();
+        if port > 0 {
+            out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+        }
+        true
+    })
+    .doc("The port the connection came from."),
+];
+
+/// What is written in one block.
+#[derive(Default)]
+pub struct Raw {
+    from: Option<Vec<Network>>,
+}
+
+/// Whom a server believes.
+pub struct Conf {
+    from: Vec<Network>,
+}
+
+impl Raw {
+    /// Fills what is not written here from the enclosing block.
+    pub fn inherit(&mut self, parent: &Raw) {
+        inherit!(self, parent; from);
+    }
+
+    /// The compiled settings.
+    pub fn compile(&self) -> Conf {
+        Conf {
+            from: self.from.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Gives the session the client's address, where a trusted balancer told it.
+pub fn apply(s: &mut Session) {
+    let generation = s.generation();
+    let from = &generation.server(s.server).realip.from;
+    let Some(header) = &s.proxy_protocol else {
+        return;
+    };
+    if from.iter().any(|from| from.contains(s.remote.ip())) {
+        let client = Remote::Inet(header.source);
+        s.peer = Some(std::mem::replace(&mut s.remote, client));
+    }
+}
+
+fn read_from(reader: &mut Reader, scope: &mut Scope, node: &Node) -> Result<()> {
+    let word = &node.args()[0];
+    let network = network(reader, word).ok_or_else(|| value::invalid_parameter(word))?;
+    scope.realip.from.get_or_insert_default().push(network);
+    Ok(())
+}

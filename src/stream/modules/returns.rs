@@ -1,0 +1,38 @@
+//! `return`: a text for the client, and the end.
+
+use crate::config::{Contexts, Row};
+use crate::observe::Level;
+use crate::ring::Chunk;
+use crate::stream::client::Client;
+use crate::stream::scope::Scope;
+use crate::stream::serve::End;
+use crate::stream::session::Session;
+use crate::vars::Template;
+
+/// The directives of this module.
+pub const ROWS: &[Row<Scope>] = &[
+    Row::word("return", Contexts::STREAM_SERVER, |s: &mut Scope| {
+        &mut s.returns
+    })
+    .doc("Sends a text to the client and closes the connection."),
+];
+
+/// The content of `return`.
+///
+/// # Errors
+/// The session's status.
+pub async fn run(s: &mut Session, client: &Client, text: &Template<Session>) -> Result<(), End> {
+    let mut out = Vec::new();
+    text.eval(s, &mut out);
+    if out.is_empty() {
+        return Ok(());
+    }
+    match client.sock.send(Chunk::from(out)).await.0 {
+        Ok(count) => s.sent += count as u64,
+        Err(_) => s.log(
+            Level::Info,
+            format_args!("client prematurely closed connection"),
+        ),
+    }
+    Ok(())
+}
