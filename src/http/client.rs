@@ -63,14 +63,14 @@ impl Client {
         let recv = self
             .recv
             .take()
-            .unwrap_or_else(|| self.sock.recv(Expect::Later, Class::Small));
+            .unwrap_or_else(|| self.sock.recv(Expect::Later, Class::Stream));
         Ok((self.sock, recv))
     }
 
     /// Starts the read that will deliver what the client sends next, if none is in flight.
     pub fn listen(&mut self) {
         if self.recv.is_none() && !self.closed && self.input.len() < INPUT_MAX {
-            self.recv = Some(self.sock.recv(Expect::Later, Class::Small));
+            self.recv = Some(self.sock.recv(Expect::Later, Class::Stream));
         }
     }
 
@@ -95,7 +95,7 @@ impl Client {
         let sock = &self.sock;
         let recv = self
             .recv
-            .get_or_insert_with(|| sock.recv(expect, Class::Small));
+            .get_or_insert_with(|| sock.recv(expect, Class::Stream));
         let result = poll_fn(|cx| Pin::new(&mut *recv).poll(cx)).await;
         self.recv = None;
         if !matches!(&result, Ok(chunk) if !chunk.is_empty()) {

@@ -66,7 +66,7 @@ impl Gauge {
     /// How to go on.
     pub fn mode(&self) -> Mode {
         match self.stage {
-            Stage::Small => Mode::Copy(Class::Small),
+            Stage::Small => Mode::Copy(Class::Stream),
             Stage::Large => Mode::Copy(Class::Large),
             Stage::Splice => Mode::Splice,
         }
@@ -221,7 +221,7 @@ mod tests {
         for _ in 0..100 {
             gauge.received(4096, true);
             gauge.received(300, false);
-            assert_eq!(gauge.mode(), Mode::Copy(Class::Small));
+            assert_eq!(gauge.mode(), Mode::Copy(Class::Stream));
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
         gauge.received(9000, false);
         assert_eq!(gauge.mode(), Mode::Copy(Class::Large));
         gauge.received(100, false);
-        assert_eq!(gauge.mode(), Mode::Copy(Class::Small));
+        assert_eq!(gauge.mode(), Mode::Copy(Class::Stream));
         splicing();
     }
 
@@ -253,7 +253,7 @@ mod tests {
         for count in [100, 1 << 20, 100] {
             assert_eq!(burst(count), Mode::Splice);
         }
-        assert_eq!(burst(100), Mode::Copy(Class::Small));
+        assert_eq!(burst(100), Mode::Copy(Class::Stream));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Lane {
         let send = (!first.is_empty()).then(|| way.to.send(first));
         let recv = recv.or_else(|| {
             let waits = early.is_empty();
-            waits.then(|| way.from.recv(Expect::Later, Class::Small))
+            waits.then(|| way.from.recv(Expect::Later, Class::Stream))
         });
         Lane {
             pass: Pass::Copy(Copying {
@@ -232,7 +232,12 @@ impl Copying {
     /// Receives on, unless there is something to be sent before, or a pipe is to take over.
     fn read_on(&mut self, way: Way<'_>, gauge: &Gauge) {
         let is_free = self.next.is_empty() && self.recv.is_none() && self.ended.is_none();
-        if is_free && let Mode::Copy(class) = gauge.mode() {
+        let class = match gauge.mode() {
+            Mode::Copy(class) => Some(class),
+            // The pipe would take bytes from under the stream, which another class ends.
+            Mode::Splice => way.from.is_streaming().then_some(Class::Large),
+        };
+        if is_free && let Some(class) = class {
             self.recv = Some(way.from.recv(gauge.expect(), class));
         }
     }

@@ -18,6 +18,7 @@ use super::pipe::Pipes;
 use super::recv::Orphan;
 use super::send::Parts;
 use super::slots::{READ_ONLY, Slots};
+use super::stream::{self, Streams};
 use crate::base::clock;
 
 /// What a worker's engine is made of.
@@ -63,6 +64,7 @@ pub fn start<F: Future>(conf: &EngineConf, main: F) -> io::Result<F::Output> {
         spawn(async move {
             sweep_until_closed(sweep).await;
         });
+        spawn(stream::drive());
         let output = main.await;
         with(|engine| engine.open.set(false));
         output
@@ -115,6 +117,8 @@ pub fn usage() -> Usage {
         small_live: u32::from(engine.groups[0].live()),
         large_leased: engine.groups[1].leased(),
         large_live: u32::from(engine.groups[1].live()),
+        streams: engine.streams.live(),
+        stream_leased: engine.groups[2].leased(),
         orphans: engine.orphans.borrow().len(),
         pipes: engine.pipes.free.borrow().len(),
         pipes_lent: engine.pipes.lent.get(),
@@ -134,6 +138,10 @@ pub struct Usage {
     pub large_leased: u32,
     /// Large buffers in circulation.
     pub large_live: u32,
+    /// Streams of receives.
+    pub streams: usize,
+    /// Buffers of streams that are with the program, or wait for it.
+    pub stream_leased: u32,
     /// Receives whose socket was dropped and which have not ended yet.
     pub orphans: usize,
     /// Pipes that wait for their next use.
@@ -148,8 +156,10 @@ type Hook = Box<dyn FnMut(u64) -> bool>;
 pub(super) struct Engine {
     /// Operations may be submitted: `main` is still running.
     pub(super) open: Cell<bool>,
-    /// Small and large buffers, at the index that is their id.
-    pub(super) groups: [Group; 2],
+    /// Ends before the buffers do.
+    pub(super) streams: Streams,
+    /// Small and large buffers and those of streams, at the index that is their id.
+    pub(super) groups: [Group; 3],
     pub(super) slots: Slots,
     pub(super) orphans: RefCell<Vec<Orphan>>,
     #[expect(clippy::vec_box, reason = "the kernel is told where they are")]
@@ -194,12 +204,15 @@ impl Running {
         );
         let runtime = build_runtime(conf)?;
         let ring_fd = find_ring()?;
+        let streams = Streams::new()?;
         let engine = Box::into_raw(Box::new(Engine {
             open: Cell::new(true),
             groups: [
                 Group::register(ring_fd, 0, conf.small)?,
                 Group::register(ring_fd, 1, conf.large)?,
+                Group::register(streams.ring_fd(), 2, conf.small)?,
             ],
+            streams,
             slots: Slots::default(),
             orphans: RefCell::default(),
             parts: RefCell::default(),

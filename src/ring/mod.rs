@@ -8,8 +8,10 @@
 //!   receive of its answer go to the kernel together, and the first may be awaited after the
 //!   second. The kernel gets all that a turn of the loop has queued in one system call.
 //! - A receive that waits holds no buffer ([`Socket::recv`]).
-//! - Nothing is cancelled. A deadline ([`Socket::set_deadline`]) or the socket's drop shuts the
-//!   socket down, which completes what is pending.
+//! - A socket that proves to exchange small messages is received from by one operation that goes
+//!   on ([`Class::Stream`]), on a second ring.
+//! - Nothing is cancelled but such a stream. A deadline ([`Socket::set_deadline`]) or the
+//!   socket's drop shuts the socket down, which completes what is pending.
 
 mod addr;
 mod buffers;
@@ -28,6 +30,7 @@ mod send;
 mod slots;
 mod socket;
 mod splice;
+mod stream;
 #[cfg(test)]
 mod tests;
 

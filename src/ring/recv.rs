@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::ptr;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use io_uring::{opcode, squeue, types};
 
@@ -14,6 +14,7 @@ use super::chunk::Chunk;
 use super::engine;
 use super::op::{Cqe, Op, poll_first};
 use super::slots::{NONBLOCKING, SlotRef};
+use super::stream::{End, NO_STREAM, Next as Streamed};
 
 /// Whether the bytes are thought to be there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,14 @@ pub enum Class {
     Small = 0,
     /// Bodies.
     Large = 1,
+    /// Small messages, of which more will follow: a socket that has proved to be calm goes on
+    /// receiving between the calls, see [`super::Socket::is_streaming`].
+    Stream = 2,
 }
+
+/// Small messages in a row after which a socket is calm: one request on a connection says nothing
+/// of a second.
+const CALM: u8 = 2;
 
 /// A receive under way. Resolves to a chunk, which is empty at the end of the stream.
 #[must_use = "what it receives is lost when it is dropped"]
@@ -43,10 +51,12 @@ pub struct Recv {
 impl Recv {
     pub(super) fn submit(slot: SlotRef, expect: Expect, class: Class) -> Recv {
         // A non-blocking socket would only say that it has to wait.
-        let (op, stage) = if expect == Expect::Later && slot.has(NONBLOCKING) {
-            (submit_wait(&slot), Stage::Waiting)
+        let (op, stage) = if is_streamed(&slot, class) {
+            (None, Stage::Leased)
+        } else if expect == Expect::Later && slot.has(NONBLOCKING) {
+            (Some(submit_wait(&slot)), Stage::Waiting)
         } else {
-            (submit_leased(&slot, class, expect), Stage::Leased)
+            (Some(submit_leased(&slot, class, expect)), Stage::Leased)
         };
         Recv {
             flight: Some(Flight {
@@ -61,7 +71,7 @@ impl Recv {
     /// The result, if it is there. None leaves no waker behind, not even an earlier one: await it
     /// to be woken.
     pub fn try_take(&mut self) -> Option<io::Result<Chunk>> {
-        match self.poll_with(|op| op.try_take().map_or(Poll::Pending, Poll::Ready)) {
+        match self.poll_with(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         }
@@ -72,19 +82,21 @@ impl Recv {
         self.flight.is_none()
     }
 
-    fn poll_with(
-        &mut self,
-        mut poll: impl FnMut(&mut Op<Vec<u8>>) -> Poll<(Cqe, Vec<u8>)>,
-    ) -> Poll<io::Result<Chunk>> {
+    fn poll_with(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         loop {
             let flight = self
                 .flight
                 .as_mut()
                 .expect("a receive gives its result once");
-            let Poll::Ready((cqe, own)) = poll(&mut flight.op) else {
-                return Poll::Pending;
+            let next = match flight.op.as_mut().map(|op| op.poll_op(cx)) {
+                Some(Poll::Ready((cqe, own))) => flight.complete(cqe, own),
+                Some(Poll::Pending) => return Poll::Pending,
+                None => match flight.read_stream(cx) {
+                    Some(next) => next,
+                    None => return Poll::Pending,
+                },
             };
-            match flight.complete(cqe, own) {
+            match next {
                 Next::Resubmitted => {}
                 Next::Done(result) => {
                     self.end();
@@ -105,7 +117,7 @@ impl Future for Recv {
     type Output = io::Result<Chunk>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().poll_with(|op| op.poll_op(cx))
+        self.get_mut().poll_with(cx)
     }
 }
 
@@ -131,10 +143,12 @@ impl Orphan {
         let Some(flight) = self.0.as_mut() else {
             return true;
         };
-        let Some((cqe, _)) = flight.op.try_take() else {
-            return false;
-        };
-        drop(flight.leased_chunk(cqe));
+        if let Some(op) = flight.op.as_mut() {
+            let Some((cqe, _)) = op.try_take() else {
+                return false;
+            };
+            drop(flight.leased_chunk(cqe));
+        }
         let slot = self.0.take().map(|flight| flight.slot);
         engine::with(|engine| slot.map(|slot| engine.slots.release(slot)));
         true
@@ -142,8 +156,8 @@ impl Orphan {
 }
 
 struct Flight {
-    /// With the buffer, when it is one of its own.
-    op: Op<Vec<u8>>,
+    /// With the buffer, when it is one of its own. None: the socket's stream is read.
+    op: Option<Op<Vec<u8>>>,
     slot: SlotRef,
     class: Class,
     stage: Stage,
@@ -174,10 +188,50 @@ impl Flight {
             (libc::ENOBUFS, Stage::Leased | Stage::Again) => self.again(self.without_buffer()),
             (libc::EAGAIN, _) => self.again(Stage::Waiting),
             (_, Stage::Waiting) if cqe.res >= 0 => self.again(Stage::Leased),
-            _ => Next::Done(
-                cqe.result()
-                    .map(|count| leased.unwrap_or_else(|| filled(own, count))),
-            ),
+            _ => {
+                let result = cqe.result();
+                if self.class == Class::Stream {
+                    self.judge(*result.as_ref().unwrap_or(&0));
+                }
+                Next::Done(result.map(|count| leased.unwrap_or_else(|| filled(own, count))))
+            }
+        }
+    }
+
+    /// Counts a message of `count` bytes.
+    fn judge(&self, count: usize) {
+        let size = engine::require(|engine| engine.groups[group_of(self.class)].size());
+        let calm = &self.slot.calm;
+        if (1..size as usize).contains(&count) {
+            calm.set(calm.get().saturating_add(1));
+        } else {
+            calm.set(0);
+        }
+    }
+
+    /// What the socket's stream has, or None if that is nothing yet.
+    fn read_stream(&mut self, cx: &mut Context<'_>) -> Option<Next> {
+        let stream = self.slot.stream.get();
+        if stream == NO_STREAM {
+            // The socket is gone, or a later receive has ended the stream.
+            return Some(self.again(Stage::Leased));
+        }
+        let next = engine::require(|engine| engine.streams.next(stream, Some(cx.waker())));
+        match next {
+            Streamed::Nothing => None,
+            Streamed::Chunk(chunk) => Some(Next::Done(Ok(chunk))),
+            Streamed::Ended(end) => {
+                engine::require(|engine| engine.streams.leave(stream));
+                self.slot.stream.set(NO_STREAM);
+                if end != End::Starved {
+                    self.slot.calm.set(0);
+                }
+                Some(match end {
+                    End::Closed => Next::Done(Ok(Chunk::empty())),
+                    End::Failed(errno) => Next::Done(Err(io::Error::from_raw_os_error(errno))),
+                    End::Stopped | End::Starved => self.again(Stage::Leased),
+                })
+            }
         }
     }
 
@@ -186,7 +240,7 @@ impl Flight {
     /// them.
     fn without_buffer(&self) -> Stage {
         engine::require(|engine| {
-            let group = &engine.groups[self.class as usize];
+            let group = &engine.groups[group_of(self.class)];
             if group.grow_for(clock::now_ms()) || self.stage == Stage::Leased {
                 Stage::Again
             } else {
@@ -201,16 +255,16 @@ impl Flight {
             return Next::Done(Err(io::ErrorKind::NotConnected.into()));
         }
         self.stage = stage;
-        self.op = match stage {
+        self.op = Some(match stage {
             Stage::Leased | Stage::Again => submit_leased(&self.slot, self.class, Expect::Now),
             Stage::Owned => {
-                let size = engine::require(|engine| engine.groups[self.class as usize].size());
+                let size = engine::require(|engine| engine.groups[group_of(self.class)].size());
                 let mut own = Vec::with_capacity(size as usize);
                 let sqe = opcode::Recv::new(types::Fd(fd), own.as_mut_ptr(), size).build();
                 Op::submit(own, sqe)
             }
             Stage::Waiting => submit_wait(&self.slot),
-        };
+        });
         Next::Resubmitted
     }
 
@@ -218,13 +272,47 @@ impl Flight {
     fn leased_chunk(&self, cqe: Cqe) -> Option<Chunk> {
         let id = cqe.buffer_id()?;
         let count = cqe.res.max(0) as usize;
-        engine::with(|engine| Chunk::lease(&engine.groups[self.class as usize], id, count))
+        engine::with(|engine| Chunk::lease(&engine.groups[group_of(self.class)], id, count))
+    }
+}
+
+/// Whether the socket's stream is to be read, which is started for a socket that is calm.
+fn is_streamed(slot: &SlotRef, class: Class) -> bool {
+    if class != Class::Stream {
+        slot.calm.set(0);
+    }
+    let stream = slot.stream.get();
+    if stream != NO_STREAM {
+        if class != Class::Stream {
+            engine::require(|engine| engine.streams.stop(stream));
+        }
+        return true;
+    }
+    if class != Class::Stream || slot.calm.get() < CALM || slot.has(NONBLOCKING) {
+        return false;
+    }
+    let started = engine::require(|engine| {
+        let group = &engine.groups[Class::Stream as usize];
+        engine.streams.start(slot.fd.get(), group)
+    });
+    match started {
+        Ok(stream) => slot.stream.set(stream),
+        Err(_) => slot.calm.set(0),
+    }
+    started.is_ok()
+}
+
+/// The index of the buffers for a single receive.
+fn group_of(class: Class) -> usize {
+    match class {
+        Class::Small | Class::Stream => Class::Small as usize,
+        Class::Large => Class::Large as usize,
     }
 }
 
 fn submit_leased(slot: &SlotRef, class: Class, expect: Expect) -> Op<Vec<u8>> {
-    let group = class as u16;
-    let size = engine::require(|engine| engine.groups[class as usize].size());
+    let group = group_of(class) as u16;
+    let size = engine::require(|engine| engine.groups[group_of(class)].size());
     let sqe = opcode::Recv::new(types::Fd(slot.fd.get()), ptr::null_mut(), size)
         .buf_group(group)
         .build()

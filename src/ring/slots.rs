@@ -8,6 +8,8 @@ use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 
+use super::stream::NO_STREAM;
+
 /// The deadline of a slot without one.
 pub(super) const NEVER: u64 = u64::MAX;
 
@@ -22,7 +24,7 @@ pub(super) const ABANDONED: u8 = 4;
 /// The descriptor is a non-blocking one.
 pub(super) const NONBLOCKING: u8 = 8;
 
-/// One socket. 16 bytes.
+/// One socket. 24 bytes.
 pub(super) struct Slot {
     /// Monotonic milliseconds, or [`NEVER`].
     pub(super) at_ms: Cell<u64>,
@@ -31,6 +33,10 @@ pub(super) struct Slot {
     /// The socket and each of its operations count one.
     refs: Cell<u16>,
     flags: Cell<u8>,
+    /// Small messages received in a row, as far as it matters.
+    pub(super) calm: Cell<u8>,
+    /// The stream that receives for it ([`super::stream`]), if one does.
+    pub(super) stream: Cell<u32>,
 }
 
 impl Slot {
@@ -91,6 +97,8 @@ impl Slots {
         slot.fd.set(fd);
         slot.refs.set(1);
         slot.flags.set(0);
+        slot.calm.set(0);
+        slot.stream.set(NO_STREAM);
         self.used.set(self.used.get() + 1);
         slot
     }
@@ -139,6 +147,8 @@ impl Slots {
             fd: Cell::new(-1),
             refs: Cell::new(0),
             flags: Cell::new(0),
+            calm: Cell::new(0),
+            stream: Cell::new(NO_STREAM),
         }));
         let page = NonNull::from(Box::leak(page));
         self.pages.borrow_mut().push(page);

@@ -17,6 +17,7 @@ use super::poll::Readiness;
 use super::recv::{Class, Expect, Recv};
 use super::send::{Payload, Send, SendParts};
 use super::slots::{ABANDONED, FIRED, NEVER, NONBLOCKING, READ_ONLY, SlotRef};
+use super::stream::NO_STREAM;
 
 /// A stream socket of this worker, with its deadline. Not `Send`.
 ///
@@ -116,6 +117,12 @@ impl Socket {
         self.slot().others() != 0
     }
 
+    /// Whether the kernel receives from it although nobody waits: a receive of
+    /// [`Class::Stream`] does not end with its result. One of another class ends it.
+    pub fn is_streaming(&self) -> bool {
+        self.slot().stream.get() != NO_STREAM
+    }
+
     /// Ends the connection now and with a reset, without what is still to be sent. What is under
     /// way on it fails.
     ///
@@ -205,8 +212,12 @@ impl Drop for Socket {
         let Some(slot) = self.slot.take() else { return };
         let fd = slot.fd.replace(-1);
         slot.at_ms.set(NEVER);
-        if slot.others() != 0 || slot.has(ABANDONED) {
+        let stream = slot.stream.replace(NO_STREAM);
+        if slot.others() != 0 || slot.has(ABANDONED) || stream != NO_STREAM {
             engine::shutdown(fd, libc::SHUT_RDWR);
+        }
+        if stream != NO_STREAM {
+            engine::with(|engine| engine.streams.leave(stream));
         }
         let open = engine::with(|engine| {
             engine.slots.release(slot);

@@ -92,7 +92,7 @@ pub struct SpliceError {
 /// destination stalled, where that is to end the transfer.
 ///
 /// The deadlines of both sockets are used for the limits; afterwards none is set. Nothing else may
-/// be received from `from` or sent to `to` meanwhile.
+/// be received from `from` (it fails while a stream does) or sent to `to` meanwhile.
 pub async fn splice_body(
     from: &Socket,
     to: &Socket,
@@ -100,6 +100,15 @@ pub async fn splice_body(
     limits: SpliceLimits,
     mut progress: impl FnMut(u64),
 ) -> Result<Spliced, SpliceError> {
+    if from.is_streaming() {
+        // Bytes would go two ways.
+        return Err(SpliceError {
+            side: Side::Read,
+            error: io::ErrorKind::ResourceBusy.into(),
+            moved: 0,
+        });
+    }
+    from.slot().calm.set(0);
     let mut transfer = Transfer::new(to, limits.write_timeout_ms)?;
     transfer.stall_ms = limits.stall_ms;
     // One that was set for what came before would end a source that waits for its destination.

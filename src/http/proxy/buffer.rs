@@ -88,6 +88,11 @@ impl<'c> Ahead<'c> {
         self.queue.has_file()
     }
 
+    /// Whether nothing goes through here yet; what is pending in the output may.
+    pub fn is_untouched(&self) -> bool {
+        !self.queue.is_sending() && self.queue.unread() == 0 && self.pause.is_none()
+    }
+
     /// The client was found to be slow. `waiting`: a wait for room at its socket that goes on.
     pub fn stalled(&mut self, waiting: Option<Readiness>) {
         self.queue.set_slow();
@@ -211,6 +216,34 @@ impl<'c> Ahead<'c> {
                 return Ok(());
             }
         }
+    }
+
+    /// Serves the client until it has got everything; false if that takes longer than `most_ms`.
+    ///
+    /// # Errors
+    /// As [`Stuck`].
+    pub async fn catch_up(
+        &mut self,
+        ex: &mut Exchange,
+        client: &mut Client,
+        output: &mut Output,
+        most_ms: u64,
+    ) -> Result<bool, Stuck> {
+        if self.is_idle(client, output) {
+            return Ok(true);
+        }
+        let mut over = std::pin::pin!(ring::sleep(Duration::from_millis(most_ms)));
+        while !self.is_idle(client, output) {
+            self.feed(ex, client, output).await?;
+            let ended = poll_fn(|cx| match self.poll_client(cx, client, output) {
+                Poll::Ready(result) => Poll::Ready(result.map(|()| false)),
+                Poll::Pending => over.as_mut().poll(cx).map(|()| Ok(true)),
+            });
+            if ended.await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Waits until nothing is in flight and the file is empty. What is in memory is left to leave

@@ -27,7 +27,7 @@ pub struct UpstreamConn {
 impl UpstreamConn {
     /// Wraps a connected socket and starts the first read.
     pub fn new(sock: Socket, counted: Counted) -> Self {
-        let recv = Some(sock.recv(Expect::Later, Class::Small));
+        let recv = Some(sock.recv(Expect::Later, Class::Stream));
         UpstreamConn {
             sock,
             recv,
@@ -92,7 +92,7 @@ impl UpstreamConn {
         let sock = &self.sock;
         let recv = self
             .recv
-            .get_or_insert_with(|| sock.recv(Expect::Later, Class::Small));
+            .get_or_insert_with(|| sock.recv(Expect::Later, Class::Stream));
         let result = std::task::ready!(Pin::new(recv).poll(cx));
         self.recv = None;
         Poll::Ready(result)
@@ -126,16 +126,21 @@ impl UpstreamConn {
         self.recv.take()
     }
 
-    /// Whether no read is in flight, so that the bytes may be moved another way.
+    /// Whether a read is in flight.
+    pub fn is_reading(&self) -> bool {
+        self.recv.is_some()
+    }
+
+    /// Whether nothing receives from it, so that the bytes may be moved another way.
     pub fn is_quiet(&self) -> bool {
-        self.recv.is_none()
+        self.recv.is_none() && !self.sock.is_streaming()
     }
 
     /// Makes ready to lie idle: no deadline of its own, and the read in flight that will carry
     /// the next answer.
     pub fn rest(&mut self) {
         self.sock.set_deadline(None);
-        self.listen(Class::Small);
+        self.listen(Class::Stream);
     }
 }
 

@@ -5,6 +5,7 @@ mod engine;
 mod listener;
 mod socket;
 mod splice;
+mod stream;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;

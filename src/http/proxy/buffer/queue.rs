@@ -75,6 +75,11 @@ impl Queue {
         self.slow = true;
     }
 
+    /// Whether a send is under way.
+    pub fn is_sending(&self) -> bool {
+        self.in_flight > 0
+    }
+
     /// Bytes in one write to the file.
     pub fn write_max(&self) -> usize {
         self.limits.write
