@@ -137,7 +137,7 @@ pub struct Pick {
     on_backup: bool,
     single: bool,
     generation: u64,
-    /// The moment whose time the group's method goes by.
+    /// The moment whose time the group's method goes by, until it is told.
     moment: Option<Moment>,
     /// When the attempt began, while it counts among those that wait for the moment.
     waits_since_ms: Option<u64>,
@@ -563,10 +563,16 @@ impl Pick {
         self.index as usize
     }
 
-    /// The attempt reached `moment`, `ms` after it began: `least_time` goes by that. Only attempts
-    /// that do not count as failures are to be told of.
+    /// Whether the group's method goes by `moment`, and it was not told yet.
+    pub fn awaits(&self, moment: Moment) -> bool {
+        self.moment == Some(moment)
+    }
+
+    /// The attempt reached `moment`, `ms` after it began: `least_time` goes by that, and by the
+    /// first such word. Only attempts that do not count as failures are to be told of.
     pub fn note(&mut self, moment: Moment, ms: u64) {
-        if self.moment == Some(moment) {
+        if self.awaits(moment) {
+            self.moment = None;
             self.peer.state.times().add(moment, ms);
             self.wait_no_longer();
         }

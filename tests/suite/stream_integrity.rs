@@ -1,6 +1,6 @@
 //! Two hundred sessions at a time with random bytes both ways, while servers die and the
-//! configuration reloads: what arrives is what was sent, and a session that loses its server ends in
-//! a way that its client notices.
+//! configuration reloads: what arrives is what was sent, and a session that loses its server ends
+//! in a way that its client notices.
 //!
 //! Both ends make the bytes of a session from its number. The server's last word, an
 //! acknowledgement, comes after all of the client's bytes: a client that has it lost nothing.
@@ -223,7 +223,7 @@ impl Shared {
     }
 }
 
-/// What became of a session: the ports of the proxy and its client, and how it ended for the client.
+/// What became of a session: the ports of the proxy and its client, and how it ended there.
 type Ended = (u64, [u16; 2], io::Result<()>);
 
 /// One session of a client. With `half_close` its end goes ahead of the server's bytes.

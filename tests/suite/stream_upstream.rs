@@ -390,6 +390,22 @@ fn least_time() {
         let all: String = (0..8).map(one).collect();
         assert_eq!(all, expected, "{method}");
     }
+    // Sessions that go on have said their first byte, and it counts at once.
+    let slow = Backend::raw(|mut conn, _| {
+        // Likewise.
+        std::thread::sleep(Duration::from_millis(100));
+        let _ = conn.try_send(b"a");
+        conn.drain();
+    });
+    let quick = letters(2).remove(1);
+    let s = group(
+        &format!("least_time first_byte inflight; {servers}"),
+        &[&slow, &quick],
+    );
+    let held: Vec<_> = (0..4).map(|_| hold(&s)).collect();
+    let all: String = held.iter().map(|(letter, _)| letter.as_str()).collect();
+    assert_eq!(all, "abbb");
+
     let s = group(
         &format!("least_time connect; {servers}"),
         &[&late_first, &late_last],

@@ -10,6 +10,8 @@ mod dynamic;
 pub use conf::{Conf, Pass, ROWS, Raw};
 pub use connect::Tries;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 
 use crate::base::clock;
@@ -76,13 +78,30 @@ async fn relay(
         let _watched = conf
             .session_drop
             .then(|| s.local.sessions.watch(tries.group(), &pick, &stop));
-        relay::relay(from, to, &relay_conf, &flows, &stop).await
+        let mut relaying = pin!(relay::relay(from, to, &relay_conf, &flows, &stop));
+        poll_fn(|cx| {
+            let ended = relaying.as_mut().poll(cx);
+            if pick.awaits(Moment::FirstByte) {
+                note_first_byte(s, &flows, &mut pick);
+            }
+            ended
+        })
+        .await
     };
     count(s, &flows);
     log_end(s, &outcome);
     note_times(s, &mut pick);
     // That it took the connection was told when it did; since then it may have failed others.
     tries.release(s, pick, upstream::Outcome::NotCounted);
+}
+
+/// Tells the balancer how long the peer took to begin, while the session goes on.
+fn note_first_byte(s: &Session, flows: &Flows, pick: &mut Pick) {
+    if let Some(at_ms) = flows.down.first_byte_ms.get()
+        && let Some(state) = s.upstream.last()
+    {
+        pick.note(Moment::FirstByte, at_ms.saturating_sub(state.started_ms));
+    }
 }
 
 /// Tells the balancer how long the peer took.

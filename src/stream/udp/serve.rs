@@ -125,13 +125,15 @@ async fn pass_on(s: &mut Session, flow: &Flow, pass: &Pass) -> Result<(), End> {
         if let Some(state) = s.upstream.last_mut() {
             state.session_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
         }
-        proxy::note_times(s, &mut pick);
         let is_all_back = flow.take_back();
         let end = judge(s, flow, ended);
         let outcome = match end {
             Verdict::Over(_) => Outcome::Ok,
             Verdict::Refused | Verdict::Silent => Outcome::Failed,
         };
+        if outcome == Outcome::Ok {
+            proxy::note_times(s, &mut pick);
+        }
         let more = tries.may_go_on(conf);
         tries.release(s, pick, outcome);
         match end {
