@@ -1,4 +1,4 @@
-//! Servers and clients of the world through `stream`: Redis, PostgreSQL, OpenSSL.
+//! Servers and clients of the world through `stream`: Redis, PostgreSQL, OpenSSL, dig.
 //!
 //! Each test says so and passes where its Debian package is not installed; `.ci/run` installs them.
 
@@ -344,6 +344,108 @@ fn openssl_through_a_passthrough() {
         b"",
     );
     assert!(!refused.status.success());
+}
+
+/// A front that passes TLS on by the name in its ClientHello, with SSH beside it.
+#[test]
+fn openssl_by_server_name() {
+    let Some(openssl) = find_program("openssl", "openssl") else {
+        return;
+    };
+    let servers = ["a.test", "b.test"].map(|name| tls_server(&openssl, name));
+    let ssh = Backend::raw(|mut conn, _| {
+        let _ = conn.try_send(b"SSH-2.0-test\r\n");
+        conn.drain();
+    });
+    let s = Setup::stream(
+        "map $ssl_preread_server_name $name { a.test a; default b; }
+         map $ssl_preread_protocol $to { '' ssh; default $name; }
+         upstream a { server 127.0.0.1:%%A%%; }
+         upstream b { server 127.0.0.1:%%B%%; }
+         upstream ssh { server 127.0.0.1:%%B0%%; }
+         server { listen 127.0.0.1:%%P0%%; ssl_preread on; proxy_pass $to; }",
+    )
+    .backends(&[&ssh])
+    .value("A", servers[0].port.number)
+    .value("B", servers[1].port.number)
+    .start();
+    let to = format!("127.0.0.1:{}", s.port(0));
+    for (name, server) in ["a.test", "b.test"].into_iter().zip(&servers) {
+        let cert = server.dir.join("cert.pem").display().to_string();
+        let args = [
+            "s_client",
+            "-connect",
+            &to,
+            "-servername",
+            name,
+            "-quiet",
+            "-no_ign_eof",
+        ];
+        let trust = [
+            "-CAfile",
+            &cert,
+            "-verify_return_error",
+            "-verify_hostname",
+            name,
+        ];
+        let answer = talk(&openssl, &[&args[..], &trust].concat(), "drawer\n");
+        assert_eq!(answer, "reward\n", "{name}");
+    }
+    let mut conn = s.connect();
+    conn.send("SSH-2.0-client\r\n");
+    assert_eq!(conn.take_until("\n"), "SSH-2.0-test\r\n");
+}
+
+#[test]
+fn dig_over_udp() {
+    let Some(dig) = find_program("dig", "bind9-dnsutils") else {
+        return;
+    };
+    let [first, second] = ["127.1.2.3", "127.4.5.6"].map(|address| {
+        let dns = Dns::start(60);
+        dns.set("app.test", &[address]);
+        dns
+    });
+    let closed = ports::reserve();
+    let s = Setup::stream(
+        "upstream dns { server 127.0.0.1:%%DEAD%%; server 127.0.0.1:%%A%%; }
+         upstream each { server 127.0.0.1:%%A%%; server 127.0.0.1:%%B%%; }
+         server { listen 127.0.0.1:%%P0%% udp; proxy_pass dns; proxy_responses 1; }
+         server {
+             listen 127.0.0.1:%%P1%% udp;
+             proxy_pass each;
+             proxy_requests 1;
+             proxy_responses 1;
+         }",
+    )
+    .value("A", first.port)
+    .value("B", second.port)
+    .value("DEAD", closed.number)
+    .start();
+    let ask = |index: usize, options: &[&str]| {
+        let port = s.port(index).to_string();
+        let args = [
+            "@127.0.0.1",
+            "-p",
+            &port,
+            "+short",
+            "+tries=3",
+            "+time=2",
+            "app.test",
+        ];
+        run(&dig, &[&args[..], options].concat(), b"")
+    };
+    if is_nginx() {
+        // It tells the client of a server that is not there, and tries no other.
+        ask(0, &[]);
+    }
+    for _ in 0..4 {
+        assert_eq!(ask(0, &[]), "127.1.2.3\n");
+    }
+    let answers: String = (0..4).map(|_| ask(1, &[])).collect();
+    assert_eq!(answers.matches("127.1.2.3\n").count(), 2, "{answers}");
+    assert_eq!(answers.matches("127.4.5.6\n").count(), 2, "{answers}");
+    assert_eq!(ask(1, &["-b", "127.0.0.9"]).lines().count(), 1);
 }
 
 /// Sends a line, reads a line, then leaves.
