@@ -38,6 +38,7 @@ mod http_variables;
 mod http_websocket;
 mod listen;
 mod process;
+mod readme;
 mod reference;
 mod ringway_only;
 mod stream_clients;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::*;
 
 /// Answers a session with `name` as soon as it sees its first bytes, and reads to the end.
-fn named(name: &'static str) -> Backend {
+pub fn named(name: &'static str) -> Backend {
     Backend::raw(move |mut conn, _| {
         if conn.more().is_some() {
             let _ = conn.try_send(name.as_bytes());
@@ -30,7 +30,7 @@ fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
 }
 
 /// A ClientHello of TLS 1.2, in records of at most `size` bytes.
-fn hello(name: &str, alpn: &[&str], tls13: bool, size: usize) -> Vec<u8> {
+pub fn hello(name: &str, alpn: &[&str], tls13: bool, size: usize) -> Vec<u8> {
     let mut extensions = Vec::new();
     if !name.is_empty() {
         let entry = [&[0], &u16_vector(name.as_bytes())[..]].concat();
