@@ -3,10 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use io_uring::{opcode, types};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::engine;
 use super::op::Op;
@@ -15,23 +18,53 @@ use super::slots::{ABANDONED, SlotRef};
 /// A wait for readiness under way.
 #[must_use = "it is to be awaited"]
 pub struct Readiness {
-    flight: Option<(Op<()>, SlotRef)>,
+    flight: Option<(Wait, SlotRef)>,
+}
+
+enum Wait {
+    Ring(Op<()>),
+    Epoll(Pin<Box<dyn Future<Output = io::Result<()>>>>),
 }
 
 impl Readiness {
-    pub(super) fn submit(slot: SlotRef, events: libc::c_short) -> Readiness {
+    /// Waits for something to receive, an end or an error included.
+    pub(super) fn to_receive(slot: SlotRef) -> Readiness {
+        Readiness::submit(slot, libc::POLLIN | libc::POLLRDHUP)
+    }
+
+    /// Waits for room to send, or an error.
+    ///
+    /// The ring's poll is over at once when the peer has ended its half, whatever it is asked for,
+    /// so that waiting in this way would be spinning. Such a socket is waited for in epoll, which
+    /// costs some system calls more.
+    pub(super) fn to_send(slot: SlotRef) -> Readiness {
+        if !has_ended_half(slot.fd.get()) {
+            return Readiness::submit(slot, libc::POLLOUT);
+        }
+        let target = Target(Some(slot.share()));
+        let wait = Box::pin(async move {
+            let target = AsyncFd::with_interest(target, Interest::WRITABLE)?;
+            target.writable().await?.retain_ready();
+            Ok(())
+        });
+        Readiness {
+            flight: Some((Wait::Epoll(wait), slot)),
+        }
+    }
+
+    fn submit(slot: SlotRef, events: libc::c_short) -> Readiness {
         let entry = opcode::PollAdd::new(types::Fd(slot.fd.get()), events as u32).build();
         Readiness {
-            flight: Some((Op::submit((), entry), slot)),
+            flight: Some((Wait::Ring(Op::submit((), entry)), slot)),
         }
     }
 
     /// Whether it has come. False leaves no waker behind, not even an earlier one.
     pub fn try_take(&mut self) -> Option<io::Result<()>> {
-        let (op, _) = self.flight.as_mut().expect("readiness is told once");
-        let (cqe, ()) = op.try_take()?;
-        self.end();
-        Some(cqe.result().map(|_| ()))
+        match Pin::new(self).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
     }
 
     fn end(&mut self) {
@@ -46,12 +79,15 @@ impl Future for Readiness {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (op, _) = this.flight.as_mut().expect("readiness is told once");
-        let Poll::Ready((cqe, ())) = op.poll_op(cx) else {
-            return Poll::Pending;
+        let (wait, _) = this.flight.as_mut().expect("readiness is told once");
+        let waited = match wait {
+            Wait::Ring(op) => op.poll_op(cx).map(|(cqe, ())| cqe.result().map(|_| ())),
+            Wait::Epoll(wait) => wait.as_mut().poll(cx),
         };
-        this.end();
-        Poll::Ready(cqe.result().map(|_| ()))
+        if waited.is_ready() {
+            this.end();
+        }
+        waited
     }
 }
 
@@ -63,9 +99,39 @@ impl fmt::Debug for Readiness {
 
 impl Drop for Readiness {
     fn drop(&mut self) {
-        if let Some((_, slot)) = &self.flight {
-            slot.set(ABANDONED);
+        if let Some((wait, slot)) = &self.flight {
+            if matches!(wait, Wait::Ring(_)) {
+                slot.set(ABANDONED);
+            }
             self.end();
         }
     }
+}
+
+/// The descriptor of a slot, for as long as it is open.
+struct Target(Option<SlotRef>);
+
+impl AsRawFd for Target {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_ref().map_or(-1, |slot| slot.fd.get())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let slot = self.0.take();
+        engine::with(|engine| slot.map(|slot| engine.slots.release(slot)));
+    }
+}
+
+/// Whether the peer will not send any more.
+pub(super) fn has_ended_half(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: poll reads and writes the one struct that it is given.
+    let found = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    found > 0 && poll.revents & libc::POLLRDHUP != 0
 }

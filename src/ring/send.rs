@@ -13,6 +13,7 @@ use io_uring::{opcode, squeue, types};
 use super::chunk::Chunk;
 use super::engine;
 use super::op::{Cqe, Op};
+use super::poll::has_ended_half;
 use super::slots::{ABANDONED, SlotRef};
 
 /// Bytes that can be sent.
@@ -309,6 +310,7 @@ impl<D: Whole> Flight<D> {
                 false
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.waiting,
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => false,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
             Err(error) => return Some((Err(error), data)),
         };
@@ -318,12 +320,23 @@ impl<D: Whole> Flight<D> {
             return Some((Err(io::ErrorKind::NotConnected.into()), data));
         }
         let entry = if wait {
-            opcode::PollAdd::new(types::Fd(fd), libc::POLLOUT as u32).build()
+            wait_for_room(fd)
         } else {
             data.entry(fd, self.sent)
         };
         self.op = Op::submit(data, entry);
         None
+    }
+}
+
+/// Until there is room. A poll would be over at once if the peer has ended its half; that this
+/// meets a non-blocking socket is rare enough for a pause to do.
+fn wait_for_room(fd: RawFd) -> squeue::Entry {
+    static PAUSE: types::Timespec = types::Timespec::new().nsec(5_000_000);
+    if has_ended_half(fd) {
+        opcode::Timeout::new(&raw const PAUSE).build()
+    } else {
+        opcode::PollAdd::new(types::Fd(fd), libc::POLLOUT as u32).build()
     }
 }
 

@@ -71,12 +71,12 @@ impl Socket {
 
     /// Waits until there is something to receive, an end or an error included.
     pub fn readable(&self) -> Readiness {
-        Readiness::submit(self.slot().share(), libc::POLLIN | libc::POLLRDHUP)
+        Readiness::to_receive(self.slot().share())
     }
 
     /// Waits until something can be sent, or the connection has failed.
     pub fn writable(&self) -> Readiness {
-        Readiness::submit(self.slot().share(), libc::POLLOUT)
+        Readiness::to_send(self.slot().share())
     }
 
     /// Ends one direction or both; pending operations on it complete.

@@ -1,6 +1,7 @@
 //! Moving bytes through pipes, and files.
 
 use std::io;
+use std::net::Shutdown;
 use std::path::Path;
 
 use super::*;
@@ -221,5 +222,71 @@ fn a_stall_hands_back_what_is_in_the_pipe() {
         assert_eq!(got.len() as u64, on_its_way);
         assert!(got == expected[..got.len()]);
         drop((sent, source, from));
+    });
+}
+
+#[test]
+fn room_is_waited_for_though_the_peer_has_ended_its_half() {
+    run(async {
+        let (to, sink) = tcp_pair().await;
+        sink.shutdown(Shutdown::Write);
+        assert!(to.recv(Expect::Now, Class::Small).await.unwrap().is_empty());
+        let bytes = vec![7; 32 << 20];
+        let sent = bytes.len();
+        to.set_nonblocking(true);
+        let (source, from) = pair();
+        let writer = spawn(async move { source.send(bytes).await.0.unwrap() });
+        let slow = spawn(async move {
+            // Long enough for everything on the way to be full.
+            sleep(Duration::from_millis(100)).await;
+            receive_all(&sink).await.len()
+        });
+        let mut turns = 0;
+        let mut pipe = Pipe::lend().unwrap();
+        from.set_nonblocking(true);
+        loop {
+            match pipe.fill(&from, 1 << 20) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => from.readable().await.unwrap(),
+            }
+            while pipe.held() > 0 {
+                if pipe.drain(&to).is_err() {
+                    to.writable().await.unwrap();
+                    turns += 1;
+                }
+            }
+        }
+        assert!(turns < 1000, "{turns} waits");
+        writer.await.unwrap();
+        drop((from, to));
+        assert_eq!(slow.await.unwrap(), sent);
+
+        // So does a send.
+        let (to, sink) = tcp_pair().await;
+        sink.shutdown(Shutdown::Write);
+        to.readable().await.unwrap();
+        to.set_nonblocking(true);
+        let mut sent = to.send(vec![1; 32 << 20]);
+        sleep(Duration::from_millis(30)).await;
+        assert!(sent.try_take().is_none());
+        let all = spawn(async move { receive_all(&sink).await.len() });
+        assert_eq!(sent.await.0.unwrap(), 32 << 20);
+        drop(to);
+        assert_eq!(all.await.unwrap(), 32 << 20);
+
+        // The end of the connection is noticed, and nothing is left of a wait given up.
+        let (to, sink) = tcp_pair().await;
+        sink.shutdown(Shutdown::Write);
+        to.readable().await.unwrap();
+        to.set_nonblocking(true);
+        to.set_deadline(Some(clock::now_ms() + 20));
+        while !to.timed_out() {
+            drop(to.send(vec![1; 1 << 20]));
+            to.writable().await.unwrap();
+        }
+        drop(to.writable());
+        drop((to, sink));
+        eventually("all is gone", || usage().sockets == 0).await;
     });
 }
