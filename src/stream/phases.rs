@@ -9,8 +9,11 @@ use super::session::Session;
 /// # Errors
 /// The session's status, where it is not let in.
 pub fn enter(s: &mut Session) -> Result<(), End> {
+    s.doing = "initializing session";
     realip::apply(s);
     set::run(s);
     limit_conn::check(s)?;
-    access::check(s)
+    access::check(s)?;
+    s.doing = "";
+    Ok(())
 }

@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use super::peer::PeerAddr;
+use crate::base::network::Network;
+use crate::config::network::network;
+use crate::config::{self, ConfigError, Reader, Word};
 
 /// An address as written, not looked up yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,24 @@ impl Target {
             }
         }
     }
+}
+
+/// The proxies that the argument of `set_real_ip_from` names, by address, network or host name.
+///
+/// # Errors
+/// nginx's phrase about a name that is not known.
+pub fn proxies(reader: &mut Reader, word: &Word) -> config::Result<Vec<Network>> {
+    if let Some(network) = network(reader, word) {
+        return Ok(vec![network]);
+    }
+    let text = word.text();
+    let addrs = Target::parse(&text, 0).and_then(|target| target.look_up());
+    let addrs = addrs.map_err(|error| {
+        let message = format!("{error} in set_real_ip_from \"{text}\"");
+        ConfigError::at(word.span, message)
+    })?;
+    let ips = addrs.iter().filter_map(PeerAddr::ip);
+    Ok(ips.map(|ip| Network::Net(ip.into())).collect())
 }
 
 fn parse_unix(path: &str) -> Result<Target, &'static str> {

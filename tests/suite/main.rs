@@ -43,6 +43,8 @@ mod reference;
 mod ringway_only;
 mod stream_clients;
 mod stream_integrity;
+mod stream_modules;
+mod stream_pass;
 mod stream_proxy;
 mod stream_ssl_preread;
 mod stream_udp;

@@ -3,12 +3,11 @@
 use std::mem;
 
 use crate::base::network::{self, Network};
-use crate::config::network::network;
-use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, value};
+use crate::config::{Arity, Contexts, Node, Reader, Result, Row, value};
 use crate::http::exchange::{Exchange, Remote};
 use crate::http::scope::Scope;
 use crate::inherit;
-use crate::upstream::Target;
+use crate::upstream::address::proxies;
 use crate::vars::Variable;
 
 const HSL: Contexts = Contexts::HTTP.or(Contexts::SERVER).or(Contexts::LOCATION);
@@ -147,19 +146,8 @@ impl Conf {
 
 fn read_from(reader: &mut Reader, scope: &mut Scope, node: &Node) -> Result<()> {
     let word = &node.args()[0];
-    let from = scope.realip.from.get_or_insert_default();
-    if let Some(network) = network(reader, word) {
-        from.push(network);
-        return Ok(());
-    }
-    let text = word.text();
-    let addrs = Target::parse(&text, 0).and_then(|target| target.look_up());
-    let addrs = addrs.map_err(|error| {
-        let message = format!("{error} in set_real_ip_from \"{text}\"");
-        ConfigError::at(word.span, message)
-    })?;
-    let ips = addrs.iter().filter_map(|addr| addr.socket_addr());
-    from.extend(ips.map(|addr| Network::Net(addr.ip().into())));
+    let found = proxies(reader, word)?;
+    scope.realip.from.get_or_insert_default().extend(found);
     Ok(())
 }
 

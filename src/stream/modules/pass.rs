@@ -68,7 +68,8 @@ pub fn compile(word: &Word, c: &mut Compiler) -> Result<Conf> {
     match parse(&text) {
         Ok(addr) => Ok(Conf::Addr(addr)),
         Err(what @ (NO_ADDRESSES | NO_PORT)) => {
-            Err(ConfigError::directive(word.span, format!("has {what}")))
+            let message = format!("\"pass\" directive has {what}");
+            Err(ConfigError::at(word.span, message))
         }
         Err(what) => {
             let message = format!("{what} in \"{text}\" of the \"pass\" directive");

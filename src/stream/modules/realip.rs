@@ -3,11 +3,11 @@
 
 use crate::base::network::Network;
 use crate::base::remote::Remote;
-use crate::config::network::network;
-use crate::config::{Arity, Contexts, Node, Reader, Result, Row, value};
+use crate::config::{Arity, Contexts, Node, Reader, Result, Row};
 use crate::inherit;
 use crate::stream::scope::Scope;
 use crate::stream::session::Session;
+use crate::upstream::address::proxies;
 use crate::vars::Variable;
 
 const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
@@ -76,7 +76,7 @@ pub fn apply(s: &mut Session) {
 
 fn read_from(reader: &mut Reader, scope: &mut Scope, node: &Node) -> Result<()> {
     let word = &node.args()[0];
-    let network = network(reader, word).ok_or_else(|| value::invalid_parameter(word))?;
-    scope.realip.from.get_or_insert_default().push(network);
+    let found = proxies(reader, word)?;
+    scope.realip.from.get_or_insert_default().extend(found);
     Ok(())
 }
