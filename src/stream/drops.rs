@@ -21,25 +21,32 @@ pub struct Watches {
 }
 
 /// Keeps a session among the watched ones.
-pub struct Watch(#[expect(dead_code, reason = "held for its count")] Rc<Watched>);
+pub struct Watch(Rc<Watched>);
+
+impl Watch {
+    /// What ends the session.
+    pub fn stop(&self) -> &Stop {
+        &self.0.stop
+    }
+}
 
 struct Watched {
     group: Arc<Group>,
     peer: Arc<Peer>,
     /// The list that the peer was last seen in.
     seen: RefCell<Arc<Peers>>,
-    stop: Rc<Stop>,
+    stop: Stop,
 }
 
 impl Watches {
-    /// Stops the session when the picked peer is no longer one of the group, as long as the result
-    /// is kept.
-    pub fn watch(&self, group: &Arc<Group>, pick: &Pick, stop: &Rc<Stop>) -> Watch {
+    /// Asks for the session's end when the picked peer is no longer one of the group, as long as
+    /// the result is kept.
+    pub fn watch(&self, group: &Arc<Group>, pick: &Pick) -> Watch {
         let watched = Rc::new(Watched {
             group: Arc::clone(group),
             peer: Arc::clone(pick.peer()),
             seen: RefCell::new(group.peers()),
-            stop: Rc::clone(stop),
+            stop: Stop::default(),
         });
         self.watched.borrow_mut().push(Rc::downgrade(&watched));
         Watch(watched)
@@ -113,8 +120,8 @@ mod tests {
             .pick(&mut attempt, locals.of(&group), &inputs, rng)
             .unwrap();
         let watches = Watches::default();
-        let stop = Rc::new(Stop::default());
-        let watch = watches.watch(&group, &pick, &stop);
+        let watch = watches.watch(&group, &pick);
+        let stop = watch.stop();
         watches.sweep(1_000);
         group.replace(&registry, &[one, two.clone()]);
         watches.sweep(2_000);

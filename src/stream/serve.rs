@@ -26,49 +26,60 @@ pub type End = u16;
 
 /// Serves a connection that was accepted at `addr`, listen `listen` of `generation`, until it
 /// closes.
-pub async fn serve(
+pub fn serve(
     local: Rc<Local>,
     generation: Rc<Generation>,
     listen: u32,
     addr: Rc<ListenAddr>,
     sock: Socket,
     remote: Remote,
-) {
-    let _open = Open::new(Rc::clone(&local.places));
+) -> impl Future<Output = ()> {
+    let open = Open::new(Rc::clone(&local.places));
     let mut session = Session::new(local, generation, listen, addr, remote);
-    let s = &mut session;
-    s.local_addr = local_addr(&sock, s);
-    finish(s, Client::new(sock)).await;
+    session.local_addr = local_addr(&sock, &session);
+    finish(open, session, Client::new(sock))
 }
 
 /// Serves a connection that `pass` handed to `addr`, listen `listen` of `generation`.
-pub async fn serve_passed(
+pub fn serve_passed(
     local: Rc<Local>,
     generation: Rc<Generation>,
     listen: u32,
     addr: Rc<ListenAddr>,
     passed: Passed,
-) {
-    let _open = Open::new(Rc::clone(&local.places));
+) -> impl Future<Output = ()> {
+    let open = Open::new(Rc::clone(&local.places));
     let mut session = Session::new(local, generation, listen, addr, passed.remote);
-    let s = &mut session;
-    s.passes = passed.passes;
-    s.local_addr = local_addr(&passed.sock, s);
-    finish(s, Client::passed(passed.sock, &passed.early, passed.recv)).await;
+    session.passes = passed.passes;
+    session.local_addr = local_addr(&passed.sock, &session);
+    let client = Client::passed(passed.sock, &passed.early, passed.recv);
+    finish(open, session, client)
 }
 
 /// Takes a session to its log line; or its connection to whom it is handed, who will write one.
-async fn finish(s: &mut Session, mut client: Client) {
-    s.log_plain(
-        Level::Info,
-        format_args!("client {} connected to {}", s.remote, s.listen_addr),
-    );
-    s.status = match run(s, &mut client).await {
-        Ok(None) => 200,
-        Ok(Some(addr)) => return hand_over(s, client, addr),
-        Err(status) => status,
-    };
-    log::write(s);
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn that works on references to its arguments holds them twice"
+)]
+fn finish(open: Open, mut session: Session, mut client: Client) -> impl Future<Output = ()> {
+    async move {
+        let s = &mut session;
+        s.log_plain(
+            Level::Info,
+            format_args!("client {} connected to {}", s.remote, s.listen_addr),
+        );
+        s.status = match run(s, &mut client).await {
+            Ok(None) => 200,
+            Ok(Some(addr)) => {
+                hand_over(s, client, addr);
+                return;
+            }
+            Err(status) => status,
+        };
+        log::write(s);
+        drop(client);
+        drop(open);
+    }
 }
 
 fn hand_over(s: &mut Session, mut client: Client, addr: Rc<ListenAddr>) {

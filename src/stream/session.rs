@@ -134,7 +134,8 @@ impl Session {
             received: 0,
             sent: 0,
             proxied: false,
-            upstream: Vec::new(),
+            // Most sessions have one attempt.
+            upstream: Vec::with_capacity(1),
             store: Store::new(),
             doing: "",
         }

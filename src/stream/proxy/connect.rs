@@ -139,27 +139,32 @@ impl Tries {
     }
 
     fn pick(&mut self, s: &mut Session) -> Option<Pick> {
-        let mut key = s.store.lend();
-        if self.group.needs_key() {
-            let generation = s.generation();
-            let group = self.id.map(|id| &generation.stream.groups[id as usize]);
-            if let Some(template) = group.and_then(|group| group.key.as_ref()) {
-                template.eval(s, &mut key);
-            }
+        if !self.group.needs_key() {
+            return self.pick_by(s, b"");
         }
+        let mut key = s.store.lend();
+        let generation = s.generation();
+        let group = self.id.map(|id| &generation.stream.groups[id as usize]);
+        if let Some(template) = group.and_then(|group| group.key.as_ref()) {
+            template.eval(s, &mut key);
+        }
+        let pick = self.pick_by(s, &key);
+        s.store.give_back(key);
+        pick
+    }
+
+    fn pick_by(&mut self, s: &Session, key: &[u8]) -> Option<Pick> {
         let inputs = Inputs {
-            key: &key,
+            key,
             client: s.remote.ip(),
             now_ms: clock::now_ms(),
         };
-        let pick = self.group.pick(
+        self.group.pick(
             &mut self.attempt,
             s.local.balance.borrow_mut().of(&self.group),
             &inputs,
             &mut s.local.rng.borrow_mut(),
-        );
-        s.store.give_back(key);
-        pick
+        )
     }
 
     /// Whether another server may be tried after the one at hand failed.

@@ -12,21 +12,21 @@ pub use connect::Tries;
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::proxy_protocol::{self, Transport};
 use crate::observe::{Level, os_error};
 use crate::relay::{self, End as RelayEnd, Flows, Outcome, Side, Stop};
 use crate::ring::Socket;
-use crate::upstream::{self, Moment, Pick};
+use crate::upstream::{self, Group, Moment, Pick};
 
 use super::client::Client;
+use super::drops::Watch;
 use super::serve::End;
 use super::session::Session;
 
 use self::conf::{ProtocolVersion, Rate};
-use self::connect::PeerConn;
 
 /// Passes the session to an upstream.
 ///
@@ -42,8 +42,11 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
         let (pick, peer) = tries.connect::<Socket>(s, conf).await?;
         Ok::<_, End>((tries, pick, peer))
     };
-    let (mut tries, pick, peer) = Box::pin(connecting).await?;
-    relay(s, client, &mut tries, pick, peer, conf).await;
+    let (mut tries, mut pick, peer) = Box::pin(connecting).await?;
+    relay(s, client, &peer.sock, tries.group(), &mut pick, conf).await;
+    note_times(s, &mut pick);
+    // That it took the connection was told when it did; since then it may have failed others.
+    tries.release(s, pick, upstream::Outcome::NotCounted);
     Ok(())
 }
 
@@ -51,9 +54,9 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
 async fn relay(
     s: &mut Session,
     client: &mut Client,
-    tries: &mut Tries,
-    mut pick: Pick,
-    peer: PeerConn<Socket>,
+    peer: &Socket,
+    group: &Arc<Group>,
+    pick: &mut Pick,
     conf: &Conf,
 ) {
     let (early, recv) = client.take_input();
@@ -66,7 +69,7 @@ async fn relay(
         };
         let to = RelayEnd {
             first: header(s, conf, Transport::Stream).into(),
-            ..RelayEnd::new(&peer.sock)
+            ..RelayEnd::new(peer)
         };
         let relay_conf = relay::Conf {
             idle_ms: conf.timeout_ms,
@@ -74,15 +77,16 @@ async fn relay(
             upload_rate: rate(s, conf.upload_rate.as_ref()),
             download_rate: rate(s, conf.download_rate.as_ref()),
         };
-        let stop = Rc::new(Stop::default());
-        let _watched = conf
+        let never = Stop::default();
+        let watch = conf
             .session_drop
-            .then(|| s.local.sessions.watch(tries.group(), &pick, &stop));
-        let mut relaying = pin!(relay::relay(from, to, &relay_conf, &flows, &stop));
+            .then(|| s.local.sessions.watch(group, pick));
+        let stop = watch.as_ref().map_or(&never, Watch::stop);
+        let mut relaying = pin!(relay::relay(from, to, &relay_conf, &flows, stop));
         poll_fn(|cx| {
             let ended = relaying.as_mut().poll(cx);
             if pick.awaits(Moment::FirstByte) {
-                note_first_byte(s, &flows, &mut pick);
+                note_first_byte(s, &flows, pick);
             }
             ended
         })
@@ -90,9 +94,6 @@ async fn relay(
     };
     count(s, &flows);
     log_end(s, &outcome);
-    note_times(s, &mut pick);
-    // That it took the connection was told when it did; since then it may have failed others.
-    tries.release(s, pick, upstream::Outcome::NotCounted);
 }
 
 /// Tells the balancer how long the peer took to begin, while the session goes on.
