@@ -40,7 +40,7 @@ pub struct UpstreamRaw {
     pub resolver: Option<Vec<Word>>,
     /// `resolver_timeout`
     pub resolver_timeout: Option<Duration>,
-    zone: Option<Word>,
+    zone: Option<(Word, Option<u64>)>,
     kind: Kind,
     terminator: Span,
 }
@@ -139,8 +139,29 @@ pub fn read_upstream(
     if raw.servers.is_empty() {
         return Err(ConfigError::at_end(node, "no servers are inside upstream"));
     }
+    check_zone(&raw, upstreams)?;
     upstreams.push(raw);
     Ok(())
+}
+
+/// Groups that share a zone must agree on its size.
+fn check_zone(raw: &UpstreamRaw, others: &[UpstreamRaw]) -> Result<()> {
+    let Some((name, Some(size))) = &raw.zone else {
+        return Ok(());
+    };
+    let named = others.iter().filter_map(|other| other.zone.as_ref());
+    let mut sizes = named.filter_map(|(other, size)| size.filter(|_| other.bytes == name.bytes));
+    match sizes.find(|other| other != size) {
+        None => Ok(()),
+        Some(other) => {
+            let message = format!(
+                "the size {size} of shared memory zone \"{}\" conflicts with already declared \
+                 size {other}",
+                name.text()
+            );
+            Err(ConfigError::at(name.span, message))
+        }
+    }
 }
 
 /// The parameters of `resolver` with those of `resolver_timeout`. A name server given by name is
@@ -463,6 +484,7 @@ fn read_zone(_: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<(
     if name.bytes.is_empty() {
         return Err(ConfigError::at(name.span, "invalid zone name \"\""));
     }
+    let mut declared = None;
     if let Some(word) = node.args().get(1) {
         let size = value::parse_size(&word.bytes).ok_or_else(|| {
             ConfigError::at(word.span, format!("invalid zone size \"{}\"", word.text()))
@@ -471,8 +493,9 @@ fn read_zone(_: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> Result<(
             let message = format!("zone \"{}\" is too small", name.text());
             return Err(ConfigError::at(word.span, message));
         }
+        declared = Some(size);
     }
-    raw.zone = Some(name.clone());
+    raw.zone = Some((name.clone(), declared));
     Ok(())
 }
 

@@ -306,6 +306,16 @@ fn upstreams() {
         "upstream u { server 127.0.0.1 backup; }",
         "no servers in upstream \"u\" in FILE:1",
     );
+    c.http_fails(
+        "upstream u { server 127.0.0.1; }
+        server { location / { proxy_pass http://u:80; } }",
+        "upstream \"u\" may not have port 80 in FILE:2",
+    );
+    c.http_fails(
+        "upstream u { zone z 64k; server 127.0.0.1; } upstream v { zone z 1m; server 127.0.0.1; }",
+        "the size 1048576 of shared memory zone \"z\" conflicts with already declared size 65536 \
+         in FILE:1",
+    );
 }
 
 #[test]

@@ -521,6 +521,10 @@ fn what_an_upstream_of_stream_must_not_say() {
             "invalid parameter \"weight=0\" in ",
         ),
         ("", "no servers are inside upstream in "),
+        (
+            "server 127.0.0.1:1; } server { listen 127.0.0.1:%%P1%%; proxy_pass u:80;",
+            "upstream \"u\" may not have port 80 in ",
+        ),
     ] {
         let (output, s) = Setup::stream(&conf(body)).args(&["-t"]).run();
         assert!(!output.status.success(), "{body}");

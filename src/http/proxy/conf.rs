@@ -446,9 +446,10 @@ pub fn compile_pass(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> R
         return Ok(Pass { to, replaced, tag });
     }
     let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
-    let group = match c.group(url.host) {
-        Some(group) => group,
-        None => implicit_group(&url, word, c)?,
+    let group = match (c.group(url.host), url.port) {
+        (Some(group), None) => group,
+        (Some(_), Some(port)) => return Err(port_of_group(word, url.host, port)),
+        (None, _) => implicit_group(&url, word, c)?,
     };
     let to = To::Group {
         group,
@@ -457,6 +458,12 @@ pub fn compile_pass(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> R
         uri: url.uri.map(Into::into),
     };
     Ok(Pass { to, replaced, tag })
+}
+
+fn port_of_group(word: &Word, name: &[u8], port: u16) -> ConfigError {
+    let name = String::from_utf8_lossy(name);
+    let message = format!("upstream \"{name}\" may not have port {port}");
+    ConfigError::at(word.span, message)
 }
 
 fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {

@@ -269,6 +269,12 @@ pub fn compile_pass(word: &Word, c: &mut Compiler) -> Result<Pass> {
     if target.port() == Some(0) {
         return Err(error("no port"));
     }
+    if let Target::Name { host, port } = &target
+        && c.group(host.as_bytes()).is_some()
+    {
+        let message = format!("upstream \"{host}\" may not have port {port}");
+        return Err(ConfigError::at(word.span, message));
+    }
     let addrs = target.look_up().map_err(error)?;
     Ok(Pass::Group(c.add_implicit_group(&text, addrs)))
 }

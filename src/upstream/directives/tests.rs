@@ -193,6 +193,17 @@ fn errors_are_in_nginx_words() {
     assert_eq!(error("zone z 1k;"), "zone \"z\" is too small");
     let twice = "upstream a { server 127.0.0.1; } upstream a { server 127.0.0.1; }";
     assert_eq!(read(twice).unwrap_err(), "duplicate upstream \"a\"");
+    let zones = |second: &str| {
+        let one = "upstream a { zone z 64k; server 127.0.0.1; }";
+        read(&format!(
+            "{one} upstream b {{ zone {second}; server 127.0.0.1; }}"
+        ))
+    };
+    assert!(zones("z 64k").is_ok() && zones("z").is_ok() && zones("y 1m").is_ok());
+    assert_eq!(
+        zones("z 128k").unwrap_err(),
+        "the size 131072 of shared memory zone \"z\" conflicts with already declared size 65536"
+    );
     let no_port = "stream_upstream a { server 127.0.0.1; }";
     assert_eq!(
         compile(no_port).unwrap_err(),
