@@ -308,13 +308,16 @@ fn conf(method: &str) -> String {
         .collect();
     format!(
         "%%MODULES%%
+         worker_processes 2;
          events {{ worker_connections 4096; }}
          stream {{
              log_format t '$server_port $remote_port $upstream_bytes_received';
              access_log %%DIR%%/access.log t;
              upstream u {{ {method} {servers} }}
-             server {{ listen 127.0.0.1:%%P0%%; proxy_pass u; }}
-             server {{ listen 127.0.0.1:%%P1%%; proxy_pass u; proxy_half_close on; }}
+             server {{ listen 127.0.0.1:%%P0%%; proxy_pass u; proxy_half_close off; }}
+             proxy_half_close on;
+             server {{ listen 127.0.0.1:%%P1%%; proxy_pass unix:%%DIR%%/hop; proxy_protocol on; }}
+             server {{ listen unix:%%DIR%%/hop proxy_protocol; proxy_pass u; access_log off; }}
          }}"
     )
 }
