@@ -108,7 +108,8 @@ impl Stop {
         self.is_asked.get()
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> bool {
+    /// As [`Stop::is_asked`]; if not yet, the task is woken when it is.
+    pub fn poll(&self, cx: &mut Context<'_>) -> bool {
         let waker = self.waker.take();
         let known = waker.filter(|waker| waker.will_wake(cx.waker()));
         self.waker.set(known.or_else(|| Some(cx.waker().clone())));

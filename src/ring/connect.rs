@@ -68,7 +68,7 @@ fn open(target: &SockAddr, opts: &ConnectOpts) -> io::Result<OwnedFd> {
             socket.set_keepalive(true)?;
         }
         if let Some(bind) = opts.bind {
-            bind_to(&socket, bind, opts.transparent).map_err(bind_failed)?;
+            bind_to(&socket, bind, opts.transparent)?;
         }
     }
     Ok(socket.into())
@@ -89,11 +89,16 @@ pub fn bind_error(error: &io::Error) -> Option<&io::Error> {
     Some(&failed.0)
 }
 
+/// Gives the socket its own address. Errors are known to [`bind_error`].
 pub(super) fn bind_to(
     socket: &socket2::Socket,
     bind: SocketAddr,
     transparent: bool,
 ) -> io::Result<()> {
+    try_bind(socket, bind, transparent).map_err(bind_failed)
+}
+
+fn try_bind(socket: &socket2::Socket, bind: SocketAddr, transparent: bool) -> io::Result<()> {
     match bind {
         SocketAddr::V4(_) if transparent => socket.set_ip_transparent_v4(true)?,
         SocketAddr::V6(_) if transparent => socket.set_ip_transparent_v6(true)?,

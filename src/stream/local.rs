@@ -11,6 +11,7 @@ use crate::upstream::{DynamicGroups, Locals};
 use super::conf::{Server, StreamConf};
 use super::drops::Watches;
 use super::modules::pass::Doors;
+use super::udp::table::Tables;
 
 /// The configuration that a session works with, as one worker holds it. Cloned by reference count
 /// without atomics; a session keeps the one it began with.
@@ -37,6 +38,8 @@ pub struct Local {
     pub dynamic: RefCell<DynamicGroups>,
     /// For the `random` balancing method.
     pub rng: RefCell<fastrand::Rng>,
+    /// Sessions of datagrams.
+    pub udp: Tables,
     /// `worker_connections`.
     pub places: Rc<Places>,
     /// Sessions that end when their server goes (`proxy_session_drop`).
@@ -54,6 +57,7 @@ impl Local {
             balance: RefCell::default(),
             dynamic: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
+            udp: Tables::default(),
             places,
             sessions: Watches::default(),
             doors: RefCell::default(),

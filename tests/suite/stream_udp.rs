@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 
@@ -506,6 +508,106 @@ fn the_local_address_of_the_upstreams_side() {
     let s = setup(conf, &[up.port]).start();
     assert_eq!(Client::to(s.port(0)).ask("a"), "a");
     assert_eq!(up.came.lock().unwrap()[0].0.ip().to_string(), "127.0.0.9");
+}
+
+#[test]
+fn the_first_datagram_has_the_proxy_header() {
+    let up = Upstream::echo("");
+    let conf = "server {
+        listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_protocol on;
+    }";
+    let s = setup(conf, &[up.port]).start();
+    let client = Client::to(s.port(0));
+    let ports = format!("{} {}", client.0.local_addr().unwrap().port(), s.port(0));
+    let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {ports}\r\n");
+    assert_eq!(client.ask("a"), format!("{header}a"));
+    assert_eq!(client.ask("b"), "b");
+    if is_nginx() {
+        return; // 1.22 has no second version
+    }
+    let conf = "server {
+        listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%;
+        proxy_protocol on; proxy_protocol_version 2;
+    }";
+    let s = setup(conf, &[up.port]).start();
+    let got = Client::to(s.port(0)).send("a").next();
+    // PROXY, over UDP and IPv4 (section 2.2 of the protocol).
+    assert_eq!(got[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c");
+    assert_eq!(got[28..], *b"a");
+}
+
+#[test]
+fn rates_hold_for_datagrams() {
+    let up = Upstream::new(|datagram| vec![datagram.to_vec(); 5]);
+    let conf = "server {
+        listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_download_rate 5k;
+    }
+    server {
+        listen 127.0.0.1:%%P1%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_upload_rate 5k;
+    }";
+    let s = setup(conf, &[up.port]).start();
+    let begun = Instant::now();
+    let client = Client::to(s.port(0));
+    client.send([7; 1024]);
+    (0..5).for_each(|_| assert_eq!(client.next(), [7; 1024]));
+    assert!(
+        begun.elapsed() >= Duration::from_millis(700),
+        "{:?}",
+        begun.elapsed()
+    );
+    if is_nginx() {
+        return; // it loses what comes too fast
+    }
+    let begun = Instant::now();
+    let client = Client::to(s.port(1));
+    client
+        .send([8; 1024])
+        .send([8; 1024])
+        .send([8; 1024])
+        .send([8; 1024]);
+    (0..20).for_each(|_| assert_eq!(client.next(), [8; 1024]));
+    assert!(
+        begun.elapsed() >= Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_unix_socket_takes_datagrams_and_answers_none() {
+    let conf = "server {
+        listen 127.0.0.1:%%P0%% udp; proxy_pass unix:%%DIR%%/up.sock; proxy_responses 0;
+    }";
+    let s = setup(conf, &[]).start();
+    let path = s.path("up.sock");
+    let up = UnixDatagram::bind(&path).unwrap();
+    // Workers have given up root.
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
+    up.set_read_timeout(Some(PATIENCE)).unwrap();
+    Client::to(s.port(0)).send("a line of a log");
+    let mut buffer = [0; 100];
+    let count = up.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..count], b"a line of a log");
+}
+
+#[test]
+fn failures_add_up() {
+    if skip_on_nginx("the order of its log lines differs") {
+        return;
+    }
+    let conf = "upstream u {
+        server 127.0.0.1:%%U0%% max_fails=2 weight=100; server 127.0.0.1:%%U1%% weight=1;
+    }
+    server { listen 127.0.0.1:%%P0%% udp; proxy_pass u; proxy_responses 1; }";
+    let up = Upstream::echo("");
+    let s = setup(conf, &[dead(), up.port]).start();
+    for round in ["1", "2", "3"] {
+        assert_eq!(Client::to(s.port(0)).ask(round), round);
+    }
+    s.wait_for_text("error.log", "temporarily disabled");
+    let log = s.error_log();
+    assert_eq!(log.matches("recv() failed (111").count(), 2, "{log}");
+    assert_eq!(log.matches("temporarily disabled").count(), 1);
 }
 
 #[test]

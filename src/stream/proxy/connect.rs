@@ -10,12 +10,15 @@ use crate::observe::{Level, os_error};
 use crate::ring::{self, Addr, ConnectOpts, DatagramSocket, Socket};
 use crate::stream::serve::End;
 use crate::stream::session::{Session, UpstreamState};
-use crate::upstream::{Attempt, Group, Inputs, Outcome, PeerAddr, Pick};
+use crate::upstream::{Attempt, Group, Inputs, Moment, Outcome, PeerAddr, Pick};
 
 use super::{Conf, Pass, dynamic};
 
 /// What a session reaches a peer through.
 pub trait Connection: Sized {
+    /// Whether a connection shows that the peer is there.
+    const SHOWS_LIFE: bool;
+
     /// Connects.
     fn connect(addr: &Addr, opts: &ConnectOpts) -> impl Future<Output = io::Result<Self>>;
 
@@ -24,6 +27,8 @@ pub trait Connection: Sized {
 }
 
 impl Connection for Socket {
+    const SHOWS_LIFE: bool = true;
+
     async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
         ring::connect(addr, opts).await
     }
@@ -34,6 +39,9 @@ impl Connection for Socket {
 }
 
 impl Connection for DatagramSocket {
+    /// The peer hears of a session with its first datagram.
+    const SHOWS_LIFE: bool = false;
+
     async fn connect(addr: &Addr, opts: &ConnectOpts) -> io::Result<Self> {
         DatagramSocket::connect(addr, opts)
     }
@@ -223,7 +231,10 @@ async fn connect_to<C: Connection>(
             if let Some(state) = s.upstream.last_mut() {
                 state.connect_ms = Some(elapsed_ms);
             }
-            pick.connected(elapsed_ms);
+            match C::SHOWS_LIFE {
+                true => pick.connected(elapsed_ms),
+                false => pick.note(Moment::Connect, elapsed_ms),
+            }
             Ok(PeerConn {
                 sock,
                 _counted: counted,

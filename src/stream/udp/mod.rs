@@ -5,7 +5,7 @@
 //! the same socket.
 //!
 //! - [`receiver`]: takes datagrams from a listening socket and finds their sessions.
-//! - [`table`]: the sessions of one listening socket.
+//! - [`table`]: the sessions of one listening address.
 //! - [`flow`]: a session as its datagrams see it, shared by receiver and task.
 //! - [`queue`]: datagrams that wait.
 //! - [`progress`]: when a session is over, by the count of its datagrams.
@@ -18,4 +18,4 @@ mod queue;
 pub mod receiver;
 mod relay;
 mod serve;
-mod table;
+pub mod table;

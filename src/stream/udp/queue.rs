@@ -85,7 +85,7 @@ mod tests {
         let mut queue = Queue::default();
         let long = vec![7; 65_507];
         assert!(queue.push(&long) && queue.push(&long) && !queue.push(&long));
-        assert!(queue.push(&[1; 57]) && !queue.push(b"2"));
+        assert!(queue.push(&[1; 58]) && !queue.push(b"2"));
         assert_eq!(queue.pop().unwrap().len(), long.len());
         assert!(queue.push(b"2"));
     }

@@ -45,9 +45,9 @@ impl Receiver {
     pub fn open(fd: OwnedFd, addr: Rc<ListenAddr>, local: Rc<Local>) -> io::Result<Receiver> {
         Ok(Receiver {
             socket: Datagrams::from_fd(fd)?,
+            table: local.udp.at(&addr),
             addr,
             local,
-            table: Rc::default(),
             is_closing: false,
             is_full: Cell::new(false),
         })

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::base::places::Places;
-use crate::relay::Pace;
+use crate::relay::{Pace, Stop};
 use crate::ring::{BATCH, Batch, DatagramSocket, Readiness};
 use crate::stream::session::Session;
 
@@ -22,6 +22,8 @@ pub enum Ended {
     TimedOut,
     /// The worker ends, and nothing is waited for.
     Shutdown,
+    /// The server is no longer one of its group.
+    Dropped,
     /// The upstream does not listen, or cannot be reached; `sending` tells which call said so.
     UpstreamFailed {
         /// Whether in sending; otherwise in receiving.
@@ -51,13 +53,20 @@ pub struct Conf {
 const ROUNDS: usize = 4;
 
 /// Relays between the client of `flow` and `peer`.
-pub async fn run(s: &Session, flow: &Flow, peer: &Rc<DatagramSocket>, conf: Conf) -> Ended {
+pub async fn run(
+    s: &Session,
+    flow: &Flow,
+    peer: &Rc<DatagramSocket>,
+    conf: Conf,
+    stop: Option<&Stop>,
+) -> Ended {
     flow.begin(peer, conf.timeout_ms, conf.upload.is_some(), conf.keep);
     let mut relay = Relay {
         places: &s.local.places,
         flow,
         peer,
         conf,
+        stop,
         room_up: None,
         back: Queue::default(),
         room_back: None,
@@ -72,6 +81,7 @@ struct Relay<'a> {
     flow: &'a Flow,
     peer: &'a DatagramSocket,
     conf: Conf,
+    stop: Option<&'a Stop>,
     /// The wait for room in the upstream's socket.
     room_up: Option<Readiness>,
     /// Answers that the client's socket had no room for.
@@ -88,6 +98,9 @@ impl Relay<'_> {
             let called = self.flow.poll_called(cx);
             if self.peer.timed_out() {
                 return Poll::Ready(Ended::TimedOut);
+            }
+            if self.stop.is_some_and(|stop| stop.poll(cx)) {
+                return Poll::Ready(Ended::Dropped);
             }
             let moved = self.pass_up(cx).and_then(|()| self.pass_back(cx));
             if let Some(ended) = moved.err().or_else(|| self.is_over()) {

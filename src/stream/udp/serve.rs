@@ -8,7 +8,7 @@ use crate::base::listen::ListenAddr;
 use crate::base::proxy_protocol::Transport;
 use crate::base::remote::Remote;
 use crate::observe::{Level, os_error};
-use crate::relay::Pace;
+use crate::relay::{Pace, Stop};
 use crate::ring::DatagramSocket;
 use crate::stream::conf::Content;
 use crate::stream::local::{Generation, Local};
@@ -112,23 +112,31 @@ fn answer(s: &mut Session, flow: &Flow, text: &Template<Session>) {
 async fn pass_on(s: &mut Session, flow: &Flow, pass: &Pass) -> Result<(), End> {
     let generation = s.generation();
     let conf = &generation.server(s.server).proxy;
-    s.doing = "connecting to upstream";
     let mut tries = Tries::new(s, pass, conf).await?;
     loop {
         let (mut pick, conn) = tries.connect::<DatagramSocket>(s, conf).await?;
-        s.doing = "proxying connection";
         let peer = Rc::new(conn.sock);
         let may_go_on = tries.may_go_on(conf);
         let settings = settings(s, conf, may_go_on);
-        let ended = relay::run(s, flow, &peer, settings).await;
+        let stop = conf.session_drop.then(Rc::<Stop>::default);
+        let watched = stop
+            .as_ref()
+            .map(|stop| s.local.sessions.watch(tries.group(), &pick, stop));
+        let ended = relay::run(s, flow, &peer, settings, stop.as_deref()).await;
+        drop(watched);
         flow.report(s);
         if let Some(state) = s.upstream.last_mut() {
             state.session_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
         }
         let is_all_back = flow.take_back();
         let end = judge(s, flow, ended);
+        if matches!(end, Verdict::Over(_)) {
+            proxy::note_times(s, &mut pick);
+        }
         let outcome = match end {
-            Verdict::Over(_) => Outcome::Ok,
+            Verdict::Over(_) if flow.progress().has_answer() => Outcome::Ok,
+            // Nobody can tell whether it is there.
+            Verdict::Over(_) => Outcome::NotCounted,
             Verdict::Refused | Verdict::Silent => Outcome::Failed,
         };
         if outcome == Outcome::Ok {
@@ -142,7 +150,6 @@ async fn pass_on(s: &mut Session, flow: &Flow, pass: &Pass) -> Result<(), End> {
             Verdict::Refused if is_all_back && more => {}
             Verdict::Refused | Verdict::Silent => return Err(502),
         }
-        s.doing = "connecting to upstream";
     }
 }
 
@@ -171,6 +178,10 @@ fn judge(s: &mut Session, flow: &Flow, ended: Ended) -> Verdict {
     match ended {
         Ended::Done => flow.log(s, "udp done"),
         Ended::Shutdown => flow.log(s, "disconnected on shutdown"),
+        Ended::Dropped => s.log(
+            Level::Info,
+            format_args!("session dropped, its server is gone"),
+        ),
         Ended::TimedOut if !flow.progress().is_owed() => flow.log(s, "udp timed out"),
         Ended::TimedOut => {
             let error = io::Error::from_raw_os_error(libc::ETIMEDOUT);

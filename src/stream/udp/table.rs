@@ -1,15 +1,21 @@
-//! The sessions of one listening socket, by the addresses their datagrams travel between.
+//! The sessions of one listening address, by the addresses their datagrams travel between.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use crate::base::listen::ListenAddr;
 use crate::ring::Route;
 
 use super::flow::Flow;
 
-/// The sessions of one listening socket.
+/// The tables of one worker: an address may have several sockets at a time, for example one that
+/// lingers and a new one, between which the kernel shares the datagrams out.
+#[derive(Default)]
+pub struct Tables(RefCell<HashMap<ListenAddr, Weak<Table>>>);
+
+/// The sessions of one listening address.
 #[derive(Default)]
 pub struct Table {
     /// Those that take datagrams.
@@ -17,13 +23,27 @@ pub struct Table {
     /// Those that have all their requests, and wait for answers.
     detached: RefCell<HashMap<*const Flow, Rc<Flow>>>,
     count: Cell<usize>,
-    waker: Cell<Option<Waker>>,
+    wakers: RefCell<Vec<Waker>>,
 }
 
 /// A session's place in the table, until it is dropped.
 pub struct Entry {
     table: Rc<Table>,
     flow: Rc<Flow>,
+}
+
+impl Tables {
+    /// The table of an address: the one that there is, or a new one.
+    pub fn at(&self, addr: &ListenAddr) -> Rc<Table> {
+        let mut tables = self.0.borrow_mut();
+        if let Some(table) = tables.get(addr).and_then(Weak::upgrade) {
+            return table;
+        }
+        tables.retain(|_, table| table.strong_count() > 0);
+        let table = Rc::default();
+        tables.insert(addr.clone(), Rc::downgrade(&table));
+        table
+    }
 }
 
 impl Table {
@@ -61,7 +81,10 @@ impl Table {
         if self.count.get() == 0 {
             return Poll::Ready(());
         }
-        self.waker.set(Some(cx.waker().clone()));
+        let mut wakers = self.wakers.borrow_mut();
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
         Poll::Pending
     }
 
@@ -82,10 +105,25 @@ impl Drop for Entry {
             table.detached.borrow_mut().remove(&Rc::as_ptr(&self.flow));
         }
         table.count.set(table.count.get() - 1);
-        if table.count.get() == 0
-            && let Some(waker) = table.waker.take()
-        {
-            waker.wake();
+        if table.count.get() == 0 {
+            table.wakers.take().into_iter().for_each(Waker::wake);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_one_address_share_their_sessions() {
+        let tables = Tables::default();
+        let addr = |port| ListenAddr::Udp(([127, 0, 0, 1], port).into());
+        let one = tables.at(&addr(1));
+        assert!(Rc::ptr_eq(&one, &tables.at(&addr(1))));
+        assert!(!Rc::ptr_eq(&one, &tables.at(&addr(2))));
+        drop(one);
+        let _again = tables.at(&addr(3));
+        assert_eq!(tables.0.borrow().len(), 1);
     }
 }
