@@ -443,15 +443,20 @@ fn nothing_is_lost_over_reloads() {
     };
     let s = Setup::full(&conf(2)).value("U0", up.port).start();
     let clients: Vec<_> = (0..16).map(|_| Client::to(s.port(0))).collect();
-    for round in 0..12 {
-        if round % 3 == 2 {
-            s.write_conf(&conf([2, 3, 1, 2][round / 3]));
-            s.signal(libc::SIGHUP);
-        }
-        for (index, client) in clients.iter().enumerate() {
-            let text = format!("{index} {round}");
-            assert_eq!(client.ask(&text), text);
-        }
+    for (round, workers) in [3, 1, 2, 2].into_iter().enumerate() {
+        s.write_conf(&conf(workers));
+        std::thread::scope(|scope| {
+            let reload = scope.spawn(|| s.reload());
+            for turn in 0.. {
+                for (index, client) in clients.iter().enumerate() {
+                    let text = format!("{index} {round} {turn}");
+                    assert_eq!(client.ask(&text), text);
+                }
+                if reload.is_finished() {
+                    return;
+                }
+            }
+        });
     }
 }
 
@@ -534,6 +539,54 @@ fn the_first_datagram_has_the_proxy_header() {
     // PROXY, over UDP and IPv4 (section 2.2 of the protocol).
     assert_eq!(got[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c");
     assert_eq!(got[28..], *b"a");
+}
+
+#[test]
+fn a_server_that_answers_by_itself() {
+    let conf =
+        "server { listen 127.0.0.1:%%P0%% udp; return '$remote_addr $protocol $bytes_received'; }
+    server { listen 127.0.0.1:%%P1%% udp; return ''; }";
+    let s = setup(conf, &[]).start();
+    let client = Client::to(s.port(0));
+    // Each datagram is a session.
+    client.send("a").send("bb").send("");
+    let got: Vec<_> = (0..3).map(|_| client.next()).collect();
+    assert_eq!(
+        got,
+        ["1", "2", "0"].map(|count| format!("127.0.0.1 UDP {count}").into_bytes())
+    );
+    assert!(Client::to(s.port(1)).send("x").hears_nothing());
+    let mut lines = s.lines("access.log", 4);
+    lines.sort();
+    let sent = ["0 15", "1 0", "1 15", "2 15"];
+    assert_eq!(lines, sent.map(|sent| format!("UDP 200 {sent} - - -")));
+}
+
+#[test]
+fn who_may_come_and_how_many() {
+    let up = Upstream::echo("");
+    let conf = "limit_conn_zone $remote_addr zone=z:1m;
+    server {
+        listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; allow 127.0.0.2; deny all;
+    }
+    server { listen 127.0.0.1:%%P1%% udp; proxy_pass 127.0.0.1:%%U0%%; limit_conn z 1; }";
+    let s = setup(conf, &[up.port]).start();
+    assert!(Client::to(s.port(0)).send("nobody").hears_nothing());
+    let told = format!(
+        "access forbidden by rule while initializing session, udp client: 127.0.0.1, server: \
+         127.0.0.1:{}",
+        s.port(0)
+    );
+    s.wait_for_text("error.log", &told);
+    assert_eq!(s.lines("access.log", 1), ["UDP 403 6 0 - - -"]);
+    let to = SocketAddr::from(([127, 0, 0, 1], s.port(0)));
+    assert_eq!(Client::between("127.0.0.2", to).ask("known"), "known");
+    let first = Client::to(s.port(1));
+    assert_eq!(first.ask("1"), "1");
+    assert!(Client::to(s.port(1)).send("22").hears_nothing());
+    s.wait_for_text("error.log", "limiting connections by zone \"z\"");
+    assert_eq!(s.lines("access.log", 2)[1], "UDP 503 2 0 - - -");
+    assert_eq!(first.ask("3"), "3");
 }
 
 #[test]

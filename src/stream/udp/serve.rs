@@ -8,9 +8,10 @@ use crate::base::listen::ListenAddr;
 use crate::base::proxy_protocol::Transport;
 use crate::base::remote::Remote;
 use crate::observe::{Level, os_error};
-use crate::relay::{Pace, Stop};
+use crate::relay::Pace;
 use crate::ring::DatagramSocket;
 use crate::stream::conf::Content;
+use crate::stream::drops::Watch;
 use crate::stream::local::{Generation, Local};
 use crate::stream::modules::log;
 use crate::stream::phases;
@@ -97,9 +98,13 @@ async fn run(s: &mut Session, flow: &Flow) -> Result<(), End> {
     }
 }
 
-/// The content of `return`: one datagram. Whoever has no room for it has lost it, as on the way.
+/// The content of `return`: one datagram, unless there is nothing in it. Whoever has no room for it
+/// has lost it, as on the way.
 fn answer(s: &mut Session, flow: &Flow, text: &Template<Session>) {
     text.with(s, |s, text| {
+        if text.is_empty() {
+            return;
+        }
         if let (0, Err(error)) = flow.reply([text].into_iter()) {
             let shown = os_error(&error);
             s.log(Level::Info, format_args!("sendmsg() failed {shown}"));
@@ -118,21 +123,18 @@ async fn pass_on(s: &mut Session, flow: &Flow, pass: &Pass) -> Result<(), End> {
         let peer = Rc::new(conn.sock);
         let may_go_on = tries.may_go_on(conf);
         let settings = settings(s, conf, may_go_on);
-        let stop = conf.session_drop.then(Rc::<Stop>::default);
-        let watched = stop
-            .as_ref()
-            .map(|stop| s.local.sessions.watch(tries.group(), &pick, stop));
-        let ended = relay::run(s, flow, &peer, settings, stop.as_deref()).await;
-        drop(watched);
+        let watch = conf
+            .session_drop
+            .then(|| s.local.sessions.watch(tries.group(), &pick));
+        let stop = watch.as_ref().map(Watch::stop);
+        let ended = relay::run(s, flow, &peer, settings, stop).await;
+        drop(watch);
         flow.report(s);
         if let Some(state) = s.upstream.last_mut() {
             state.session_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
         }
         let is_all_back = flow.take_back();
         let end = judge(s, flow, ended);
-        if matches!(end, Verdict::Over(_)) {
-            proxy::note_times(s, &mut pick);
-        }
         let outcome = match end {
             Verdict::Over(_) if flow.progress().has_answer() => Outcome::Ok,
             // Nobody can tell whether it is there.
