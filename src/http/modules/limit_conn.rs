@@ -81,11 +81,17 @@ impl Raw {
 
 /// Counts the request, once in its life; the answer if it is above a limit.
 pub fn check(ex: &mut Exchange) -> Option<Reply> {
-    let generation = ex.generation();
-    let conf = &generation.location(ex.location).limit_conn;
-    if conf.shared.is_empty() || ex.limit_conn.verdict() != Verdict::None {
+    let is_asked = !ex
+        .generation
+        .location(ex.location)
+        .limit_conn
+        .shared
+        .is_empty();
+    if !is_asked || ex.limit_conn.verdict() != Verdict::None {
         return None;
     }
+    let generation = ex.generation();
+    let conf = &generation.location(ex.location).limit_conn;
     // Out of the exchange, which the keys are read from.
     let mut counted: Counted = std::mem::take(&mut ex.limit_conn);
     let log = |ex: &mut Exchange, level, message: std::fmt::Arguments<'_>| ex.log(level, message);

@@ -93,9 +93,13 @@ impl Raw {
 
 /// Gives the request the client's address, where a trusted proxy tells it; once per request.
 pub fn apply(ex: &mut Exchange) {
+    let is_asked = !ex.generation.location(ex.location).realip.from.is_empty();
+    if !is_asked || ex.realip.peer.is_some() {
+        return;
+    }
     let generation = ex.generation();
     let conf = &generation.location(ex.location).realip;
-    if conf.from.is_empty() || ex.realip.peer.is_some() || !conf.trusts(&ex.client.remote) {
+    if !conf.trusts(&ex.client.remote) {
         return;
     }
     let client = match &conf.source {

@@ -61,14 +61,11 @@ pub const ROWS: &[Row<Scope>] = &[
     R::custom("proxy_download_rate", SS, Arity::One, set_download_rate)
         .default("0")
         .doc("Bytes per second from the upstream; 0 means as many as come."),
-    R::flag("proxy_protocol", SS, |s| &mut s.proxy.protocol)
-        .default("off")
-        .doc("Whether the upstream gets a PROXY protocol header first."),
-    R::choice("proxy_protocol_version", SS, &["1", "2"], |s| {
-        &mut s.proxy.protocol_version
+    R::choice("proxy_protocol", SS, &["off", "on", "v2"], |s| {
+        &mut s.proxy.protocol
     })
-    .default("1")
-    .doc("The version of the header that proxy_protocol sends."),
+    .default("off")
+    .doc("Whether the upstream gets a PROXY protocol header first, of version 1 or 2."),
     R::flag("proxy_session_drop", SS, |s| &mut s.proxy.session_drop)
         .default("off")
         .doc("Whether a session ends when its server is no longer one of its group."),
@@ -104,8 +101,7 @@ pub struct Raw {
     bind: Option<Option<(Word, bool)>>,
     upload_rate: Option<Word>,
     download_rate: Option<Word>,
-    protocol: Option<bool>,
-    protocol_version: Option<usize>,
+    protocol: Option<usize>,
     session_drop: Option<bool>,
     buffer_size: Option<u64>,
 }
@@ -138,7 +134,7 @@ pub struct Conf {
     pub upload_rate: Option<Rate>,
     /// `proxy_download_rate`; none: as many as come.
     pub download_rate: Option<Rate>,
-    /// `proxy_protocol` and its version.
+    /// `proxy_protocol`
     pub protocol: Option<ProtocolVersion>,
     /// `proxy_session_drop`
     pub session_drop: bool,
@@ -175,7 +171,7 @@ impl Raw {
         inherit!(self, parent;
             timeout, connect_timeout, next_upstream, next_upstream_tries, next_upstream_timeout,
             socket_keepalive, half_close, requests, responses, bind, upload_rate, download_rate,
-            protocol, protocol_version, session_drop, buffer_size);
+            protocol, session_drop, buffer_size);
     }
 
     /// The compiled settings.
@@ -202,9 +198,9 @@ impl Raw {
             resolver,
             upload_rate: compile_rate(self.upload_rate.as_ref(), c)?,
             download_rate: compile_rate(self.download_rate.as_ref(), c)?,
-            protocol: match (self.protocol, self.protocol_version) {
-                (Some(true), Some(1)) => Some(ProtocolVersion::V2),
-                (Some(true), _) => Some(ProtocolVersion::V1),
+            protocol: match self.protocol {
+                Some(1) => Some(ProtocolVersion::V1),
+                Some(2) => Some(ProtocolVersion::V2),
                 _ => None,
             },
             session_drop: self.session_drop.unwrap_or(false),
