@@ -189,6 +189,9 @@ impl Copying {
                 }
                 self.send = Some(way.to.send(piece));
                 self.read_on(way, gauge);
+                if self.rests(cx, way, gauge) {
+                    return Poll::Pending;
+                }
                 continue;
             }
             if let Some(ended) = self.ended.take() {
@@ -199,6 +202,17 @@ impl Copying {
             }
             return Poll::Pending;
         }
+    }
+
+    /// After a message, whether nothing is to be done until the next one. The send is through
+    /// with the turn, and to be woken for that would cost more than the rest: the next message, in
+    /// whichever direction, finds it, or the next sweep.
+    fn rests(&mut self, cx: &mut Context<'_>, way: Way<'_>, gauge: &mut Gauge) -> bool {
+        if gauge.mode() != Mode::Copy(Class::Stream) || !way.link.is_looked_after(cx) {
+            return false;
+        }
+        self.poll_recv(cx, way, gauge);
+        self.recv.is_some() && self.next.is_empty()
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, way: Way<'_>) -> io::Result<()> {

@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::base::clock;
-use crate::ring::{Chunk, Recv, Socket};
+use crate::ring::{self, Chunk, Recv, Socket};
 
 use gauge::Gauge;
 use lane::{Ended, Lane};
@@ -193,6 +193,7 @@ fn relay_gauged<'a>(
         flows,
         idle_ms: conf.idle_ms,
         splicing: Cell::new(0),
+        sweep: Cell::new(0),
     };
     link.touch();
     let paces = [conf.upload_rate, conf.download_rate].map(Pace::new);
@@ -305,6 +306,8 @@ struct Link<'a> {
     idle_ms: u64,
     /// Lanes that splice.
     splicing: Cell<u8>,
+    /// Of [`ring::wake_at_sweep`].
+    sweep: Cell<u64>,
 }
 
 impl<'a> Link<'a> {
@@ -340,6 +343,14 @@ impl<'a> Link<'a> {
             .saturating_add(more_ms);
         self.client.set_deadline(Some(end));
         self.upstream.set_deadline(Some(end));
+    }
+
+    /// Lets the relay be polled before long even if nothing comes; false if that is not to be had.
+    fn is_looked_after(&self, cx: &Context<'_>) -> bool {
+        let mut sweep = self.sweep.get();
+        let is_asked = ring::wake_at_sweep(cx, &mut sweep);
+        self.sweep.set(sweep);
+        is_asked
     }
 
     /// One lane more, or less, splices: the sockets are non-blocking while any does.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::ptr;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use io_uring::{opcode, types};
@@ -109,6 +110,28 @@ pub fn on_sweep(hook: impl FnMut(u64) -> bool + 'static) {
     require(|engine| engine.hooks.borrow_mut().push(Box::new(hook)));
 }
 
+/// Wakes the task at the next sweep, so that it may look after what is not worth being woken for.
+/// `asked` belongs to the task, 0 at first, and makes asking again cost next to nothing. False if
+/// too many have asked.
+pub fn wake_at_sweep(cx: &Context<'_>, asked: &mut u64) -> bool {
+    require(|engine| {
+        let sweep = engine.sweeps.get();
+        if *asked == sweep {
+            return true;
+        }
+        let mut drowsy = engine.drowsy.borrow_mut();
+        if drowsy.len() >= DROWSY_MAX {
+            return false;
+        }
+        *asked = sweep;
+        drowsy.push(cx.waker().clone());
+        true
+    })
+}
+
+/// Tasks that one sweep wakes at most. Each may hold a buffer meanwhile.
+const DROWSY_MAX: usize = 256;
+
 /// Figures of this thread's engine, for tests and metrics.
 pub fn usage() -> Usage {
     require(|engine| Usage {
@@ -168,6 +191,10 @@ pub(super) struct Engine {
     /// What datagrams are received into, when nobody has it.
     pub(super) rooms: RefCell<Option<Box<Room>>>,
     hooks: RefCell<Vec<Hook>>,
+    /// Of the next sweep, counted from 1.
+    sweeps: Cell<u64>,
+    /// Whom the next sweep wakes.
+    drowsy: RefCell<Vec<Waker>>,
     leftovers: RefCell<Vec<Rc<OwnedFd>>>,
 }
 
@@ -219,6 +246,8 @@ impl Running {
             pipes: Pipes::default(),
             rooms: RefCell::default(),
             hooks: RefCell::default(),
+            sweeps: Cell::new(1),
+            drowsy: RefCell::default(),
             leftovers: RefCell::default(),
         }));
         ENGINE.with(|current| current.set(engine));
@@ -240,6 +269,7 @@ impl Drop for Running {
         with(|engine| {
             engine.open.set(false);
             engine.hooks.take();
+            engine.drowsy.take();
             engine.orphans.take();
         });
         // Tasks go first, giving their buffers back, then the ring with all that is under way.
@@ -307,7 +337,11 @@ async fn sweep_until_closed(pause: Duration) {
         while require(|engine| engine.expire(now_ms)) {
             yield_now().await;
         }
-        require(|engine| engine.collect_orphans());
+        require(|engine| {
+            engine.collect_orphans();
+            engine.sweeps.set(engine.sweeps.get() + 1);
+            engine.drowsy.borrow_mut().drain(..).for_each(Waker::wake);
+        });
         run_hooks(now_ms);
     }
 }

@@ -39,7 +39,9 @@ pub use buffers::Buffers;
 pub use chunk::Chunk;
 pub use connect::{ConnectOpts, bind_error, connect};
 pub use datagram::{BATCH, Batch, DatagramSocket, Datagrams, Replies, Route};
-pub use engine::{EngineConf, Usage, blocking, on_sweep, sleep, spawn, start, usage, yield_now};
+pub use engine::{
+    EngineConf, Usage, blocking, on_sweep, sleep, spawn, start, usage, wake_at_sweep, yield_now,
+};
 pub use file::{File, FileKind, Metadata, stat};
 pub use listener::Listener;
 pub use pipe::Pipe;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -41,9 +41,12 @@ impl Readiness {
         if !has_ended_half(slot.fd.get()) {
             return Readiness::submit(slot, libc::POLLOUT);
         }
-        let target = Target(Some(slot.share()));
+        // SAFETY: the descriptor is open: the slot is the caller's socket's.
+        let fd = unsafe { BorrowedFd::borrow_raw(slot.fd.get()) };
+        let own = fd.try_clone_to_owned();
         let wait = Box::pin(async move {
-            let target = AsyncFd::with_interest(target, Interest::WRITABLE)?;
+            // SAFETY: the descriptor is owned by what watches it.
+            let target = unsafe { AsyncFd::register_with_interest(own?, Interest::WRITABLE) }?;
             target.writable().await?.retain_ready();
             Ok(())
         });
@@ -105,22 +108,6 @@ impl Drop for Readiness {
             }
             self.end();
         }
-    }
-}
-
-/// The descriptor of a slot, for as long as it is open.
-struct Target(Option<SlotRef>);
-
-impl AsRawFd for Target {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_ref().map_or(-1, |slot| slot.fd.get())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        let slot = self.0.take();
-        engine::with(|engine| slot.map(|slot| engine.slots.release(slot)));
     }
 }
 
