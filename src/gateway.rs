@@ -261,9 +261,9 @@ fn compile(parts: &[&[Node]], reader: &mut Reader<'_>, options: &LoadOptions) ->
             &mut main,
         )?;
     }
-    let process = main
-        .process
-        .compile(reader, options.pid.clone(), options.error_log.clone())?;
+    let mut process =
+        main.process
+            .compile(reader, options.pid.clone(), options.error_log.clone())?;
     let error_log = ErrorLog::open(&process.error_logs).map_err(ConfigError::bare)?;
     let http = http::compile(reader, main.http.unwrap_or_default(), error_log.clone())?;
     let stream = stream::compile(reader, main.stream.unwrap_or_default(), error_log.clone())?;
@@ -275,6 +275,10 @@ fn compile(parts: &[&[Node]], reader: &mut Reader<'_>, options: &LoadOptions) ->
         let message = format!("duplicate \"{}\" address and port pair", twice.addr);
         return Err(ConfigError::bare(message).help("http and stream cannot share an address"));
     }
+    let http_binds = http.locations.iter().map(|l| &l.proxy.bind);
+    let stream_binds = stream.servers.iter().map(|s| &s.proxy.bind);
+    process.transparent = http_binds.flatten().any(|(_, transparent)| *transparent)
+        || stream_binds.flatten().any(|(_, transparent)| *transparent);
     Ok(Gateway {
         process,
         error_log,

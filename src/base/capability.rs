@@ -8,6 +8,9 @@ pub const DAC_OVERRIDE: u32 = 1 << 1;
 /// CAP_NET_BIND_SERVICE: listen on ports below 1024.
 pub const NET_BIND_SERVICE: u32 = 1 << 10;
 
+/// CAP_NET_RAW: connect from addresses that are not this machine's (`IP_TRANSPARENT`).
+pub const NET_RAW: u32 = 1 << 13;
+
 /// The version of the kernel's structures with two words per set.
 const VERSION_3: u32 = 0x2008_0522;
 
@@ -21,6 +24,11 @@ pub fn is_root() -> bool {
 /// became another user.
 pub fn privileged() -> bool {
     is_root() || permitted() & NET_BIND_SERVICE != 0
+}
+
+/// Whether the calling thread has all of `wanted`.
+pub fn may(wanted: u32) -> bool {
+    permitted() & wanted == wanted
 }
 
 /// The first 32 capabilities that the calling thread may use.

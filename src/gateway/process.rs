@@ -60,6 +60,8 @@ pub struct ProcessConf {
     pub priority: i32,
     /// `worker_connections`: connections a worker may have, to clients and upstreams together.
     pub connections: usize,
+    /// Some `proxy_bind` is `transparent`: workers need a privilege.
+    pub transparent: bool,
 }
 
 /// A user to run as.
@@ -87,6 +89,7 @@ impl Default for ProcessConf {
             shutdown_timeout: None,
             priority: 0,
             connections: DEFAULT_CONNECTIONS as usize,
+            transparent: false,
         }
     }
 }
@@ -259,6 +262,7 @@ impl ProcessRaw {
             shutdown_timeout: self.shutdown_timeout,
             priority: self.priority.unwrap_or(0),
             connections: self.connections.unwrap_or(DEFAULT_CONNECTIONS) as usize,
+            transparent: false,
         })
     }
 }

@@ -95,7 +95,7 @@ fn begin(
         return Err(Failed);
     }
     if let Some(account) = &gateway.process.user
-        && let Err(message) = privileges::become_user(account)
+        && let Err(message) = privileges::become_user(account, gateway.process.transparent)
     {
         log_process!(Level::Emerg, "{message}");
         return Err(Failed);

@@ -2,7 +2,8 @@
 //!
 //! The whole process becomes `user`. Its main thread and the log writer keep two capabilities, so
 //! that a reload can bind port 443 and read keys that only root may read, and a rotated log can be
-//! opened in root's directory. Workers, who handle what the network sends, keep none.
+//! opened in root's directory. Workers, who handle what the network sends, keep none; but the one
+//! that a `transparent` `proxy_bind` takes, where there is such.
 
 use std::io;
 
@@ -10,14 +11,15 @@ use crate::base::capability;
 use crate::gateway::process::Account;
 
 /// Kept by the main thread, as far as there.
-const KEPT: u32 = capability::DAC_OVERRIDE | capability::NET_BIND_SERVICE;
+const KEPT: u32 = capability::DAC_OVERRIDE | capability::NET_BIND_SERVICE | capability::NET_RAW;
 
-/// Becomes `account`, for good, and keeps [`KEPT`]. To be called while the main thread is the only
-/// one: threads started later inherit what it has.
+/// Becomes `account`, for good, and keeps [`KEPT`]; what only workers with a `transparent`
+/// `proxy_bind` need, if there are such. To be called while the main thread is the only one: threads
+/// started later inherit what it has.
 ///
 /// # Errors
 /// nginx's message: which call failed and why.
-pub fn become_user(account: &Account) -> Result<(), String> {
+pub fn become_user(account: &Account, transparent: bool) -> Result<(), String> {
     // SAFETY: PR_SET_KEEPCAPS takes plain integers.
     check("prctl(PR_SET_KEEPCAPS)", unsafe {
         libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)
@@ -30,7 +32,11 @@ pub fn become_user(account: &Account) -> Result<(), String> {
     })?;
     // SAFETY: setuid takes a plain integer.
     check("setuid()", unsafe { libc::setuid(account.uid) })?;
-    capability::limit_to(KEPT, false).map_err(|error| failed("capset()", &error))?;
+    let kept = match transparent {
+        true => KEPT,
+        false => KEPT & !capability::NET_RAW,
+    };
+    capability::limit_to(kept, false).map_err(|error| failed("capset()", &error))?;
     // Changing user made the process undumpable, and with that its /proc files root's.
     // SAFETY: PR_SET_DUMPABLE takes plain integers.
     check("prctl(PR_SET_DUMPABLE)", unsafe {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::boot::tell_warnings;
 use super::life::{Master, PendingReload};
+use crate::base::capability;
 use crate::base::listen::ListenAddr;
 use crate::log_process;
 use crate::observe::{self, Level, os_error};
@@ -25,6 +26,12 @@ impl Master {
         if let Err(message) = gateway.go_live() {
             log_process!(Level::Emerg, "{message}");
             return;
+        }
+        if gateway.process.transparent && !capability::may(capability::NET_RAW) {
+            log_process!(
+                Level::Warn,
+                "\"proxy_bind\" with \"transparent\" needs a privilege that was given up, start anew"
+            );
         }
         let Ok(prepared) = self
             .listeners

@@ -129,11 +129,15 @@ impl WorkerHandle {
         };
         let cores = process.cores(index).map(<[usize]>::to_vec);
         let priority = process.priority;
+        let kept = match process.transparent {
+            true => capability::NET_RAW,
+            false => 0,
+        };
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
                 let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-                    settle(cores.as_deref(), priority)?;
+                    settle(cores.as_deref(), priority, kept)?;
                     body(&inbox)
                 }));
                 if let Ok(Err(error)) = &outcome {
@@ -169,8 +173,8 @@ impl WorkerHandle {
     }
 }
 
-/// Makes the calling thread a worker: its cores, its nice value, and no right it does not need.
-fn settle(cores: Option<&[usize]>, priority: i32) -> io::Result<()> {
+/// Makes the calling thread a worker: its cores, its nice value, and of its rights those `kept`.
+fn settle(cores: Option<&[usize]>, priority: i32, kept: u32) -> io::Result<()> {
     if let Some(cores) = cores {
         // SAFETY: an all-zero set is a valid, empty one.
         let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -204,7 +208,7 @@ fn settle(cores: Option<&[usize]>, priority: i32) -> io::Result<()> {
     if capability::is_root() {
         Ok(())
     } else {
-        capability::limit_to(0, false)
+        capability::limit_to(kept, false)
     }
 }
 

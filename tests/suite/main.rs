@@ -47,6 +47,7 @@ mod stream_modules;
 mod stream_pass;
 mod stream_proxy;
 mod stream_proxy_protocol;
+mod stream_session;
 mod stream_ssl_preread;
 mod stream_udp;
 mod stream_upstream;
