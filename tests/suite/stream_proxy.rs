@@ -148,3 +148,31 @@ fn a_session_outlives_a_reload_and_new_ones_take_the_new_configuration() {
     drop(conn);
     wait_for("the end of the old session", || old.open() == 0);
 }
+
+#[test]
+fn sessions_that_outlast_the_shutdown_timeout_have_their_lines() {
+    let backend = echo();
+    let conf = format!(
+        "worker_shutdown_timeout 300ms;
+        %%MODULES%%
+        events {{}}
+        stream {{
+            {LOG}
+            server {{ listen 127.0.0.1:%%P0%%; proxy_pass 127.0.0.1:%%B0%%; }}
+        }}"
+    );
+    let mut s = full(&conf, &[&backend]);
+    let mut conn = s.connect();
+    assert_eq!(conn.send("ping").take(4), b"ping");
+    s.signal(libc::SIGQUIT);
+    assert_eq!(conn.send("pong!").take(5), b"pong!");
+    assert_eq!(conn.rest(), b"");
+    assert!(s.wait_exit(PATIENCE).is_some());
+    let upstream = format!("127.0.0.1:{}", backend.port);
+    let line = format!("TCP 200 9 9 {upstream} 9 9");
+    assert_eq!(s.lines("access.log", 1), [line]);
+    s.wait_for_text(
+        "error.log",
+        "shutdown timeout while proxying connection, client: ",
+    );
+}

@@ -23,6 +23,7 @@ use crate::upstream::{self, Group, Moment, Pick};
 
 use super::client::Client;
 use super::drops::Watch;
+use super::modules::log;
 use super::serve::End;
 use super::session::Session;
 
@@ -83,17 +84,46 @@ async fn relay(
             .then(|| s.local.sessions.watch(group, pick));
         let stop = watch.as_ref().map_or(&never, Watch::stop);
         let mut relaying = pin!(relay::relay(from, to, &relay_conf, &flows, stop));
-        poll_fn(|cx| {
+        let unfinished = Unfinished { s, flows: &flows };
+        let outcome = poll_fn(|cx| {
             let ended = relaying.as_mut().poll(cx);
             if pick.awaits(Moment::FirstByte) {
-                note_first_byte(s, &flows, pick);
+                note_first_byte(unfinished.s, &flows, pick);
             }
             ended
         })
-        .await
+        .await;
+        unfinished.forget();
+        outcome
     };
     count(s, &flows);
     log_end(s, &outcome);
+}
+
+/// A session whose bytes are moving. When it is dropped like that, because
+/// `worker_shutdown_timeout` has passed, it gets its lines all the same.
+struct Unfinished<'a> {
+    s: &'a mut Session,
+    flows: &'a Flows,
+}
+
+impl Unfinished<'_> {
+    /// It has ended by itself.
+    fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.s.local.places.is_draining() {
+            return;
+        }
+        count(self.s, self.flows);
+        self.s.log(Level::Info, format_args!("shutdown timeout"));
+        self.s.status = 200;
+        log::write(self.s);
+    }
 }
 
 /// Tells the balancer how long the peer took to begin, while the session goes on.
