@@ -14,8 +14,8 @@ use crate::gateway::process::Account;
 const KEPT: u32 = capability::DAC_OVERRIDE | capability::NET_BIND_SERVICE | capability::NET_RAW;
 
 /// Becomes `account`, for good, and keeps [`KEPT`]; what only workers with a `transparent`
-/// `proxy_bind` need, if there are such. To be called while the main thread is the only one: threads
-/// started later inherit what it has.
+/// `proxy_bind` need, if there are such. To be called while the main thread is the only one:
+/// threads started later inherit what it has.
 ///
 /// # Errors
 /// nginx's message: which call failed and why.

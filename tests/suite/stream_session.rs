@@ -236,23 +236,6 @@ fn a_proxy_header_goes_first() {
 }
 
 #[test]
-fn a_proxy_header_of_version_2() {
-    if skip_on_nginx("it writes version 1 alone") {
-        return;
-    }
-    let backend = scripted();
-    let s = server("proxy_protocol on; proxy_protocol_version 2;", &backend);
-    let mut conn = s.connect();
-    let port = conn.local_port();
-    let got = conn.send("abc").take(16 + 12 + 3);
-    assert_eq!(&got[..16], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
-    assert_eq!(&got[16..24], [127, 0, 0, 1, 127, 0, 0, 1]);
-    assert_eq!(got[24..26], port.to_be_bytes());
-    assert_eq!(got[26..28], s.port(0).to_be_bytes());
-    assert_eq!(&got[28..], b"abc");
-}
-
-#[test]
 fn a_proxy_header_that_cannot_be_read() {
     let backend = scripted();
     let conf = format!(
