@@ -91,11 +91,18 @@ fn a_rewritten_request_allocates_nothing() {
     steady(b"GET /old/page HTTP/1.1\r\nHost: a.test\r\n\r\n");
 }
 
+#[test]
+fn limits_and_real_addresses_allocate_nothing() {
+    steady(b"GET /limited HTTP/1.1\r\nHost: a.test\r\nX-Real-IP: 2001:db8::1\r\n\r\n");
+}
+
 const CONF: &str = r#"
 worker_processes 1;
 events {}
 http {
     log_format own '$remote_addr "$request" $status $upstream_addr $request_time';
+    limit_conn_zone $binary_remote_addr zone=addr:1m;
+    limit_conn_zone $server_name zone=server:1m;
     map $http_upgrade $connection_upgrade { default upgrade; '' close; }
     map $uri $site { default none; ~^/decorated/(?<rest>.*)$ "site-$rest"; }
     upstream backend { server BACKEND; keepalive 32; keepalive_requests 1000000; }
@@ -117,6 +124,12 @@ http {
         proxy_set_header X-Forwarded-Proto $scheme;
         location / { proxy_pass http://backend; }
         location /logged { proxy_pass http://backend/; access_log PREFIX/access.log combined; }
+        location /limited {
+            set_real_ip_from 127.0.0.1;
+            limit_conn addr 100;
+            limit_conn server 100;
+            proxy_pass http://backend;
+        }
         location /balanced { proxy_pass http://balanced; access_log PREFIX/own.log own buffer=4k; }
         location /decorated {
             set $mine "$site-$connection_upgrade";

@@ -89,6 +89,7 @@ fn hand_over(s: &mut Session, mut client: Client, addr: Rc<ListenAddr>) {
         remote: s.remote.clone(),
         early,
         recv,
+        held: std::mem::take(&mut s.limit_conn),
         passes: s.passes + 1,
     };
     if let Some(doors) = s.local.doors() {

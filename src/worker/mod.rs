@@ -19,6 +19,7 @@ use crate::base::remote::Remote;
 use crate::gateway::Gateway;
 use crate::http::connection;
 use crate::http::local::Local as HttpLocal;
+use crate::limits::conn::Counted;
 use crate::log_process;
 use crate::observe::{Level, access, os_error};
 use crate::ring::{self, Addr, EngineConf, File, JoinHandle, Listener, Socket};
@@ -128,24 +129,31 @@ impl Doors for Local {
         self.stream.listen_at(addr).is_some() || http.http.listen_at(addr).is_some()
     }
 
-    fn take(&self, addr: Rc<ListenAddr>, passed: Passed) {
+    fn take(&self, addr: Rc<ListenAddr>, mut passed: Passed) {
+        let held = std::mem::take(&mut passed.held);
         if let Some((generation, listen)) = self.stream.listen_at(&addr) {
             let stream = Rc::clone(&self.stream);
-            ring::spawn(serve::serve_passed(
-                stream, generation, listen, addr, passed,
-            ));
+            let session = serve::serve_passed(stream, generation, listen, addr, passed);
+            ring::spawn(holding(held, session));
             return;
         }
         let early = (!passed.early.is_empty()).then_some(passed.early);
-        ring::spawn(connection::serve_passed(
+        let connection = connection::serve_passed(
             Rc::clone(&self.http),
             passed.sock,
             passed.remote,
             addr,
             early,
             passed.recv,
-        ));
+        );
+        ring::spawn(holding(held, connection));
     }
+}
+
+/// Keeps `held` until the connection is over.
+async fn holding(held: Counted, connection: impl Future<Output = ()>) {
+    connection.await;
+    drop(held);
 }
 
 /// Waits for commands. `false`: the worker drains and its last connection has ended.

@@ -214,6 +214,31 @@ fn sessions_of_one_key_are_limited() {
 }
 
 #[test]
+fn workers_count_together() {
+    let backend = Backend::raw(|mut conn, _| {
+        let _ = conn.try_send(b"in");
+        conn.drain();
+    });
+    let s = full(
+        "%%MODULES%% worker_processes 4; events {}
+         stream {
+             limit_conn_zone $server_port zone=port:1m;
+             server {
+                 listen 127.0.0.1:%%P0%% reuseport; limit_conn port 5; proxy_pass 127.0.0.1:%%B0%%;
+             }
+         }",
+        &[&backend],
+    );
+    for _ in 0..5 {
+        let mut conns: Vec<Conn> = (0..40).map(|_| s.connect()).collect();
+        let entered = conns.iter_mut().filter_map(|conn| conn.try_take(2)).count();
+        assert_eq!(entered, 5);
+        drop(conns);
+        wait_for("the end of all", || backend.open() == 0);
+    }
+}
+
+#[test]
 fn mistakes_are_told() {
     for (conf, message) in [
         ("set a b; return x;", "invalid variable name \"a\""),

@@ -88,6 +88,32 @@ fn by_the_name_the_client_asks_for() {
 }
 
 #[test]
+fn limits_go_along() {
+    if skip_on_nginx("pass came with 1.25.5") {
+        return;
+    }
+    let s = full(
+        "events {}
+        stream {
+            limit_conn_zone $remote_addr zone=addr:1m;
+            server { listen 127.0.0.1:%%P0%%; limit_conn addr 1; pass 127.0.0.1:%%P1%%; }
+        }
+        http { %%HTTP%% server { listen 127.0.0.1:%%P1%%; return 200 web; } }",
+        &[],
+    );
+    let request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut conn = s.connect();
+    assert_eq!(conn.send(request).response().text(), "web");
+    s.connect().assert_closed();
+    assert_eq!(conn.send(request).response().text(), "web");
+    drop(conn);
+    wait_for("a free place", || {
+        let mut conn = s.connect();
+        conn.try_send(request.as_bytes()).is_ok() && conn.try_response("GET").is_ok()
+    });
+}
+
+#[test]
 fn mistakes_are_told() {
     if skip_on_nginx("pass came with 1.25.5") {
         return;

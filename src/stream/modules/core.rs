@@ -43,6 +43,18 @@ pub const ROWS: &[Row<Scope>] = &[
         .default("30s")
         .doc("Time for the bytes to come that are looked at before a session is passed on."),
     R::notice(
+        "server_names_hash_max_size",
+        Contexts::STREAM,
+        Arity::One,
+        HASHES,
+    ),
+    R::notice(
+        "server_names_hash_bucket_size",
+        Contexts::STREAM,
+        Arity::One,
+        HASHES,
+    ),
+    R::notice(
         "variables_hash_max_size",
         Contexts::STREAM,
         Arity::One,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::base::listen::ListenAddr;
 use crate::base::remote::Remote;
 use crate::config::{ConfigError, Contexts, Result, Row, Word};
+use crate::limits::conn::Counted;
 use crate::observe::Level;
 use crate::ring::{Chunk, Recv, Socket};
 use crate::stream::scope::{Compiler, Scope};
@@ -40,6 +41,8 @@ pub struct Passed {
     pub early: Chunk,
     /// A read that is under way.
     pub recv: Option<Recv>,
+    /// What it is counted for where it came from, as long as it lasts.
+    pub held: Counted,
     /// How often it was handed on.
     pub passes: u8,
 }
