@@ -50,7 +50,7 @@ Commands:
   demo          : a gateway with two application servers, to play with
   http          : balance HTTP between addresses, without a file
   tcp           : the same for TCP connections, whatever they carry
-  udp           : the same for datagrams; [--responses number] ends a session early
+  udp           : the same for datagrams; for DNS, add --responses 1
   directives    : print the reference of all directives
 ";
 
