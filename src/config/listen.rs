@@ -297,7 +297,7 @@ fn parse_addrs(word: &Word, kind: Kind) -> Result<Vec<ListenAddr>> {
     };
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {
-            return Err(error("no path"));
+            return Err(error("no path in the unix domain socket"));
         }
         return Ok(vec![ListenAddr::Unix(PathBuf::from(path))]);
     }
@@ -415,7 +415,7 @@ mod tests {
             ("127.0.0.1:7010-70000", "invalid port"),
             ("127.0.0.1:0", "invalid port"),
             ("127.0.0.1", "no port"),
-            ("unix:", "no path"),
+            ("unix:", "no path in the unix domain socket"),
             (":80", "no host"),
             ("[::x]:80", "invalid IPv6 address"),
         ] {

@@ -92,6 +92,12 @@ impl RawLogs {
         }
     }
 
+    /// The name of the format that the `access_log` read last gives; `None` if it was `off`.
+    pub fn last_format(&self) -> Option<Option<&Word>> {
+        let last = self.logs.as_ref()?.last()?;
+        (!self.off).then_some(last.format.as_ref())
+    }
+
     /// Whether no `access_log` was read here or inherited.
     pub fn is_unset(&self) -> bool {
         self.logs.is_none()

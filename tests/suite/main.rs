@@ -43,6 +43,7 @@ mod reference;
 mod ringway_only;
 mod stream_clients;
 mod stream_integrity;
+mod stream_listen;
 mod stream_modules;
 mod stream_pass;
 mod stream_proxy;

@@ -1,7 +1,7 @@
 //! `access_log` and `log_format`: one line per finished session.
 
 use crate::base::clock;
-use crate::config::{Arity, Contexts, Node, Reader, Result, Row};
+use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row};
 use crate::stream::scope::{Compiler, Scope};
 use crate::stream::session::Session;
 use crate::vars::access_log::{self, AccessLogs, RawLogs};
@@ -74,7 +74,17 @@ pub fn write(s: &mut Session) {
 }
 
 fn set_access_log(reader: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {
-    scope.log.0.read(reader, node)
+    let target = node.args()[0].span;
+    scope.log.0.read(reader, node)?;
+    // There is no format here that goes without saying.
+    match scope.log.0.last_format() {
+        Some(None) => Err(ConfigError::at(target, "log format is not specified")),
+        Some(Some(name)) if name.is("combined") => {
+            let message = "unknown log format \"combined\"";
+            Err(ConfigError::at(name.span, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn set_log_format(_: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {

@@ -271,25 +271,28 @@ pub fn compile_pass(word: &Word, c: &mut Compiler) -> Result<Pass> {
         let message = format!("upstream \"{host}\" may not have port {port}");
         return Err(ConfigError::at(word.span, message));
     }
-    let addrs = target.look_up().map_err(error)?;
+    let addrs = target.look_up().map_err(|what| {
+        let host = text.rsplit_once(':').map_or(&*text, |(host, _)| host);
+        ConfigError::at(word.span, format!("{what} in upstream \"{host}\""))
+    })?;
     Ok(Pass::Group(c.add_implicit_group(&text, addrs)))
 }
 
 fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     let word = &node.args()[0];
-    let bind = match node.args().get(1) {
-        None if word.is("off") => None,
-        None => Some((word.clone(), false)),
-        Some(extra) if extra.is("transparent") => Some((word.clone(), true)),
-        Some(extra) => return Err(value::invalid_parameter(extra)),
-    };
-    let is_constant = |word: &Word| !word.bytes.contains(&b'$');
-    if let Some((word, _)) = &bind
-        && is_constant(word)
-        && super::connect::parse_bind(&word.text()).is_none()
-    {
+    let parameter = node.args().get(1);
+    if parameter.is_none() && word.is("off") {
+        return value::once(&mut s.proxy.bind, None, node);
+    }
+    let is_constant = !word.bytes.contains(&b'$');
+    if is_constant && super::connect::parse_bind(&word.text()).is_none() {
         let message = format!("invalid address \"{}\"", word.text());
         return Err(ConfigError::at(word.span, message));
     }
-    value::once(&mut s.proxy.bind, bind, node)
+    let transparent = match parameter {
+        None => false,
+        Some(extra) if extra.is("transparent") => true,
+        Some(extra) => return Err(value::invalid_parameter(extra)),
+    };
+    value::once(&mut s.proxy.bind, Some((word.clone(), transparent)), node)
 }
