@@ -46,6 +46,7 @@ mod stream_integrity;
 mod stream_listen;
 mod stream_modules;
 mod stream_pass;
+mod stream_process;
 mod stream_proxy;
 mod stream_proxy_protocol;
 mod stream_session;
