@@ -8,11 +8,12 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use ringway::base::listen::{ListenAddr, WorkerSocket};
 use ringway::gateway::{Gateway, LoadOptions};
@@ -34,7 +35,7 @@ stream {
     log_format own '$remote_addr $status $upstream_addr $session_time';
     access_log PREFIX/access.log own;
     upstream backend { least_conn; server BACKEND; server BACKEND2 backup; }
-    server { listen LISTEN; proxy_pass backend; }
+    server { listen LISTEN; listen LISTEN udp; proxy_pass backend; }
 }
 ";
 
@@ -43,14 +44,16 @@ fn an_idle_session_takes_two_kibibytes_at_most() {
     let prefix = std::env::temp_dir().join(format!("ringway-idle-{}", std::process::id()));
     fs::create_dir_all(&prefix).expect("a directory for logs");
     let addr = start(&prefix);
-    let mut sessions = Vec::new();
-    for _ in 0..WARM_UP {
-        sessions.push(idle_session(addr));
-    }
+    // One after the other: all that the worker allocates is counted.
+    measure("TCP", || idle_session(addr));
+    measure("UDP", || idle_datagrams(addr));
+    let _ = fs::remove_dir_all(&prefix);
+}
+
+fn measure<S>(kind: &str, begin: impl Fn() -> S) {
+    let mut sessions: Vec<S> = (0..WARM_UP).map(|_| begin()).collect();
     let before = live();
-    for _ in 0..COUNTED {
-        sessions.push(idle_session(addr));
-    }
+    sessions.extend((0..COUNTED).map(|_| begin()));
     let after = live();
     let each = |bytes: i64| bytes / COUNTED as i64;
     let mut sizes: BTreeMap<usize, i64> = BTreeMap::new();
@@ -62,10 +65,9 @@ fn an_idle_session_takes_two_kibibytes_at_most() {
     }
     let total = |live: &[i64]| -> i64 { live.iter().zip(0..).map(|(n, size)| n * size).sum() };
     let bytes = each(total(&after) - total(&before));
-    let _ = fs::remove_dir_all(&prefix);
     assert!(
         bytes <= LIMIT,
-        "{bytes} bytes for a session; allocations by size: {sizes:?}"
+        "{bytes} bytes for a session of {kind}; allocations by size: {sizes:?}"
     );
 }
 
@@ -76,6 +78,17 @@ fn idle_session(addr: SocketAddr) -> TcpStream {
     stream.write_all(b"hello").expect("it takes bytes");
     stream.read_exact(&mut answer).expect("it answers");
     stream
+}
+
+/// The same with datagrams.
+fn idle_datagrams(addr: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let patience = Some(Duration::from_secs(10));
+    socket.set_read_timeout(patience).expect("a socket option");
+    socket.connect(addr).expect("an address");
+    socket.send(b"hello").expect("it goes out");
+    socket.recv(&mut [0; 10]).expect("it is answered");
+    socket
 }
 
 /// One worker of this process, in front of a server that answers with what it gets.
@@ -90,12 +103,19 @@ fn start(prefix: &Path) -> SocketAddr {
         .replace("PREFIX", &prefix.to_string_lossy());
     let gateway = load(&conf, prefix);
     listener.set_nonblocking(true).expect("a socket option");
-    let socket = WorkerSocket {
-        addr: ListenAddr::Inet(addr),
-        fd: listener.into(),
-    };
+    let datagrams = UdpSocket::bind(addr).expect("the same port");
+    let sockets = vec![
+        WorkerSocket {
+            addr: ListenAddr::Inet(addr),
+            fd: listener.into(),
+        },
+        WorkerSocket {
+            addr: ListenAddr::Udp(addr),
+            fd: datagrams.into(),
+        },
+    ];
     let (events, told) = crossbeam::channel::unbounded();
-    let handle = worker::spawn(0, vec![socket], Arc::new(gateway), events);
+    let handle = worker::spawn(0, sockets, Arc::new(gateway), events);
     assert_eq!(told.recv(), Ok(Event::Ready(0)));
     // It serves until the process ends.
     std::mem::forget(handle.expect("the worker starts"));
@@ -114,7 +134,7 @@ fn load(conf: &str, prefix: &Path) -> Gateway {
     loaded.unwrap_or_else(|error| panic!("{error}")).0
 }
 
-/// Answers the first bytes of each connection and keeps all of them open.
+/// Answers the first bytes of each connection and keeps all of them open, and every datagram.
 fn backend() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
@@ -128,6 +148,13 @@ fn backend() -> SocketAddr {
         }
     });
     thread::spawn(move || kept.iter().collect::<Vec<_>>());
+    let datagrams = UdpSocket::bind(addr).expect("the same port");
+    thread::spawn(move || {
+        let mut bytes = [0; 5];
+        while let Ok((count, peer)) = datagrams.recv_from(&mut bytes) {
+            let _ = datagrams.send_to(&bytes[..count], peer);
+        }
+    });
     addr
 }
 

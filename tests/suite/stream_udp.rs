@@ -1,7 +1,7 @@
 //! UDP: sessions, answers, their numbers, upstreams that do not listen, reload and end.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
@@ -364,6 +364,26 @@ fn an_answer_leaves_from_the_address_the_client_used() {
         assert_eq!(both.recv_from(&mut [0; 10]).unwrap(), (5, to));
     }
     drop(s);
+}
+
+#[test]
+fn tcp_and_udp_share_a_port_and_a_server() {
+    let up = Upstream::echo("datagram ");
+    let tcp = Backend::raw(|mut conn, _| {
+        conn.more();
+        let _ = conn.try_send(b"bytes");
+        conn.finish();
+    });
+    let conf = "upstream u { server 127.0.0.1:%%U0%%; }
+    server { listen 127.0.0.1:%%P0%%; proxy_pass 127.0.0.1:%%U1%%; }
+    server { listen 127.0.0.1:%%P0%% udp; listen [::1]:%%P0%% udp; proxy_pass u; }
+    server { listen 127.0.0.1:%%P1%%; listen 127.0.0.1:%%P1%% udp; proxy_pass u; }";
+    let s = setup(conf, &[up.port, tcp.port]).start();
+    assert_eq!(Client::to(s.port(0)).ask("1"), "datagram 1");
+    assert_eq!(s.connect().send("2").take(5), b"bytes");
+    assert_eq!(Client::to(s.port(1)).ask("3"), "datagram 3");
+    let to = SocketAddr::from((Ipv6Addr::LOCALHOST, s.port(0)));
+    assert_eq!(Client::between("::1", to).ask("4"), "datagram 4");
 }
 
 #[test]

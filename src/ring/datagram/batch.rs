@@ -94,6 +94,12 @@ pub(super) fn receive(fd: RawFd, bound: Option<SocketAddr>, most: usize) -> io::
         .room
         .as_deref_mut()
         .expect("the room is there until drop");
+    if most == 1 && bound.is_none() {
+        room.bound = None;
+        room.headers[0].msg_len = receive_one(fd, &mut room.memory[..SIZE])? as u32;
+        batch.count = 1;
+        return Ok(batch);
+    }
     room.prepare(bound);
     loop {
         let headers = room.headers.as_mut_ptr();
@@ -111,6 +117,22 @@ pub(super) fn receive(fd: RawFd, bound: Option<SocketAddr>, most: usize) -> io::
         if count >= 0 {
             batch.count = count as usize;
             return Ok(batch);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Receives one datagram from a connected socket, which needs no headers.
+fn receive_one(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let at = into.as_mut_ptr().cast();
+        // SAFETY: the buffer is valid for its length.
+        let count = unsafe { libc::recv(fd, at, into.len(), libc::MSG_DONTWAIT) };
+        if count >= 0 {
+            return Ok(count as usize);
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
@@ -154,6 +176,35 @@ pub(super) fn send<'a>(
 }
 
 fn send_pieces(fd: RawFd, message: &mut Message, pieces: &mut [libc::iovec]) -> io::Result<usize> {
+    match pieces {
+        [] => Ok(0),
+        [piece] => send_one(fd, message, piece).map(|()| 1),
+        _ => send_many(fd, message, pieces),
+    }
+}
+
+/// One goes cheaper without the list that `sendmmsg` takes.
+fn send_one(fd: RawFd, message: &mut Message, piece: &mut libc::iovec) -> io::Result<()> {
+    // SAFETY: a msghdr consists of integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    message.fill(&mut header);
+    header.msg_iov = piece;
+    header.msg_iovlen = 1;
+    loop {
+        // SAFETY: the header points to the message's addresses and to the piece, whose bytes are
+        // borrowed by the caller; all outlive the call.
+        let sent = unsafe { libc::sendmsg(fd, &raw const header, FLAGS) };
+        if sent >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn send_many(fd: RawFd, message: &mut Message, pieces: &mut [libc::iovec]) -> io::Result<usize> {
     // SAFETY: an mmsghdr consists of integers and pointers, for which zero is a value.
     let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
     for (header, piece) in headers.iter_mut().zip(pieces.iter_mut()) {
@@ -161,11 +212,11 @@ fn send_pieces(fd: RawFd, message: &mut Message, pieces: &mut [libc::iovec]) -> 
         header.msg_hdr.msg_iov = piece;
         header.msg_hdr.msg_iovlen = 1;
     }
-    let (count, flags) = (pieces.len() as u32, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    let count = pieces.len() as u32;
     loop {
         // SAFETY: the headers point to the message's addresses and to the pieces, whose bytes are
         // borrowed by the caller; all outlive the call.
-        let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), count, flags as _) };
+        let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), count, FLAGS as _) };
         if sent >= 0 {
             return Ok(sent as usize);
         }
@@ -175,6 +226,8 @@ fn send_pieces(fd: RawFd, message: &mut Message, pieces: &mut [libc::iovec]) -> 
         }
     }
 }
+
+const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// The addresses of what is sent: none on a connected socket.
 #[derive(Default)]

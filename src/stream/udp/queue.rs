@@ -41,6 +41,9 @@ impl Queue {
     pub fn pop(&mut self) -> Option<Box<[u8]>> {
         let datagram = self.datagrams.pop_front()?;
         self.bytes -= datagram.len();
+        if self.datagrams.is_empty() {
+            self.datagrams = VecDeque::new(); // an idle session has no use for the room
+        }
         Some(datagram)
     }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::base::clock;
 use crate::base::places::Places;
 use crate::relay::{Pace, Stop};
 use crate::ring::{BATCH, Batch, DatagramSocket, Readiness};
@@ -72,6 +73,7 @@ pub async fn run(
         room_back: None,
         readable: None,
         can_receive: false,
+        received_ms: 0,
     };
     poll_fn(|cx| relay.poll(cx)).await
 }
@@ -90,6 +92,8 @@ struct Relay<'a> {
     readable: Option<Readiness>,
     /// There may be more than was taken.
     can_receive: bool,
+    /// When the last answer came, by the coarse clock.
+    received_ms: u64,
 }
 
 impl Relay<'_> {
@@ -167,22 +171,21 @@ impl Relay<'_> {
             if !self.has_room_back(cx)? || self.flow.progress().is_done() {
                 return Ok(());
             }
-            let mut most = BATCH;
             if let Some(pace) = &mut self.conf.download {
                 let touch = |pause_ms| self.flow.touch_after(pause_ms);
                 if pace.poll(cx, touch).is_pending() {
                     return Ok(());
                 }
-                most = 1;
             }
             // After some rounds it waits for what is there: others have their turn.
             if (!self.can_receive || rounds == ROUNDS) && !self.is_readable(cx)? {
                 return Ok(());
             }
             rounds += 1;
+            let most = self.most();
             match self.peer.receive(most) {
                 Ok(batch) => {
-                    self.can_receive = batch.is_full();
+                    self.can_receive = batch.is_full() && most > 1;
                     self.answer(&batch)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.can_receive = false,
@@ -193,6 +196,17 @@ impl Relay<'_> {
                     });
                 }
             }
+        }
+    }
+
+    /// How many answers to take at once. A single one is taken more cheaply by itself, and few
+    /// sessions have more.
+    fn most(&mut self) -> usize {
+        let now_ms = clock::now_ms();
+        let is_lively = std::mem::replace(&mut self.received_ms, now_ms) == now_ms;
+        match is_lively && self.conf.download.is_none() {
+            true => BATCH,
+            false => 1,
         }
     }
 
