@@ -170,6 +170,7 @@ fn client(listen: ListenAddr) -> ClientInfo {
         local: Some("192.0.2.1:8080".parse().expect("a good address")),
         listen: Rc::new(listen),
         proxy_protocol: None,
+        tls: None,
     }
 }
 

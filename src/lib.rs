@@ -13,6 +13,7 @@ pub mod quick;
 pub mod relay;
 pub mod ring;
 pub mod stream;
+pub mod tls;
 pub mod upstream;
 pub mod vars;
 pub mod worker;

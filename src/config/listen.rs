@@ -33,6 +33,8 @@ pub struct RawListen {
     pub default_server: bool,
     /// `proxy_protocol`
     pub proxy_protocol: bool,
+    /// `ssl`
+    pub ssl: bool,
     /// The address as written.
     pub word: Word,
     /// `udp`
@@ -48,6 +50,8 @@ pub struct Address {
     pub options: ListenOptions,
     /// Some server asked for PROXY protocol headers.
     pub proxy_protocol: bool,
+    /// Where some server asked for TLS first.
+    pub ssl: Option<Span>,
     /// Index of the server for what matches no name.
     pub default_server: u32,
     /// Indexes of the servers that share the address, in the order of the file.
@@ -98,6 +102,7 @@ impl RawListen {
             has_options: false,
             default_server: false,
             proxy_protocol: false,
+            ssl: false,
             word,
             udp: false,
         }
@@ -129,6 +134,10 @@ impl RawListen {
             }
             ("udp", None) if kind == Kind::Stream => {
                 self.udp = true;
+                return Ok(());
+            }
+            ("ssl", None) if kind == Kind::Http => {
+                self.ssl = true;
                 return Ok(());
             }
             ("ssl", None) => return Err(later(word)),
@@ -231,6 +240,7 @@ impl Address {
             options: ListenOptions::default(),
             has_options: false,
             proxy_protocol: false,
+            ssl: None,
             default_server: first,
             explicit_default: false,
             servers: Vec::new(),
@@ -257,6 +267,7 @@ impl Address {
             self.default_server = server;
         }
         self.proxy_protocol |= raw.proxy_protocol;
+        self.ssl = self.ssl.or(raw.ssl.then_some(raw.word.span));
         self.servers.push(server);
         Ok(())
     }

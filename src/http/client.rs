@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::base::clock;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
+use crate::tls::Transport;
 
 /// Unread input above which no further read is started (pipelined requests wait in the kernel).
 const INPUT_MAX: usize = 64 << 10;
@@ -18,7 +19,10 @@ const INPUT_MAX: usize = 64 << 10;
 /// Buffers above this are not kept for the next request.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
-/// One client connection's socket and buffers: 296 bytes, and three buffers that grow to what
+/// How long the last record may take to leave, in milliseconds.
+const END_TIMEOUT_MS: u64 = 1000;
+
+/// One client connection's socket and buffers: 304 bytes, and three buffers that grow to what
 /// the largest request and response so far needed, 64 KiB at most. None while it is parked.
 pub struct Client {
     /// The connection.
@@ -33,7 +37,11 @@ pub struct Client {
     sending: Option<Send<Vec<u8>>>,
     sending_chunk: Option<Send<Chunk>>,
     spare: Vec<u8>,
+    tls: Option<Box<Transport>>,
 }
+
+/// What is left of a client while it is idle.
+pub type Idle = (Socket, Recv, Option<Box<Transport>>);
 
 impl Client {
     /// Takes over an accepted connection, or one that was parked with its read in flight.
@@ -47,7 +55,18 @@ impl Client {
             sending: None,
             sending_chunk: None,
             spare: Vec::new(),
+            tls: None,
         }
+    }
+
+    /// From here on everything goes through TLS.
+    pub fn encrypt(&mut self, transport: Box<Transport>) {
+        self.tls = Some(transport);
+    }
+
+    /// Whether what is sent is encrypted, so that nothing may go around it.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Gives up everything but the socket and its read in flight, for parking. The client comes
@@ -56,15 +75,20 @@ impl Client {
         clippy::result_large_err,
         reason = "the connection goes on with it as it was"
     )]
-    pub fn into_parked(mut self) -> Result<(Socket, Recv), Self> {
+    pub fn into_parked(mut self) -> Result<Idle, Self> {
         if !self.input.is_empty() || self.closed || !self.sent() {
+            return Err(self);
+        }
+        if let Some(tls) = &mut self.tls
+            && !tls.rest()
+        {
             return Err(self);
         }
         let recv = self
             .recv
             .take()
             .unwrap_or_else(|| self.sock.recv(Expect::Later, Class::Stream));
-        Ok((self.sock, recv))
+        Ok((self.sock, recv, self.tls))
     }
 
     /// Starts the read that will deliver what the client sends next, if none is in flight.
@@ -79,9 +103,7 @@ impl Client {
     /// # Errors
     /// What recv(2) reported. A deadline that expired shows as the end, see `Socket::timed_out`.
     pub async fn fill(&mut self, expect: Expect) -> io::Result<usize> {
-        let chunk = self.read(expect).await?;
-        self.input.extend_from_slice(&chunk);
-        Ok(chunk.len())
+        poll_fn(|cx| self.poll_fill(cx, expect)).await
     }
 
     /// Waits for bytes that follow `input` and hands them out. An empty chunk is the end.
@@ -89,19 +111,64 @@ impl Client {
     /// # Errors
     /// What recv(2) reported.
     pub async fn read(&mut self, expect: Expect) -> io::Result<Chunk> {
+        poll_fn(|cx| {
+            if self.tls.is_none() {
+                return self.poll_receive(cx, expect);
+            }
+            let count = ready!(self.poll_fill(cx, expect))?;
+            let before = self.input.len() - count;
+            let plain = match before {
+                0 => std::mem::take(&mut self.input),
+                _ => self.input.split_off(before),
+            };
+            Poll::Ready(Ok(plain.into()))
+        })
+        .await
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, expect: Expect) -> Poll<io::Result<usize>> {
+        loop {
+            let chunk = ready!(self.poll_receive(cx, expect))?;
+            let before = self.input.len();
+            self.take_in(&chunk);
+            let more = self.input.len() - before;
+            // Of a record that has not come whole there is nothing yet.
+            if more > 0 || self.closed {
+                return Poll::Ready(Ok(more));
+            }
+        }
+    }
+
+    /// What comes next on the socket.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, expect: Expect) -> Poll<io::Result<Chunk>> {
         if self.closed {
-            return Ok(Chunk::empty());
+            return Poll::Ready(Ok(Chunk::empty()));
         }
         let sock = &self.sock;
         let recv = self
             .recv
             .get_or_insert_with(|| sock.recv(expect, Class::Stream));
-        let result = poll_fn(|cx| Pin::new(&mut *recv).poll(cx)).await;
+        let result = ready!(Pin::new(recv).poll(cx));
         self.recv = None;
         if !matches!(&result, Ok(chunk) if !chunk.is_empty()) {
             self.closed = true;
         }
-        result
+        Poll::Ready(result)
+    }
+
+    /// Appends to `input` what is in the bytes received.
+    pub fn take_in(&mut self, received: &[u8]) {
+        let Some(tls) = &mut self.tls else {
+            self.input.extend_from_slice(received);
+            return;
+        };
+        let opened = tls.open(received, &mut self.input);
+        self.closed |= opened.is_err() || tls.is_closed();
+        if let Err(broken) = opened
+            && self.sending.is_none()
+        {
+            self.sending = Some(self.sock.send(tls.seal_alert(broken)));
+        }
     }
 
     /// Polls for the end of the connection while something else is awaited. Data that arrives
@@ -122,7 +189,7 @@ impl Client {
             self.recv = None;
             match result {
                 Ok(chunk) if !chunk.is_empty() => {
-                    self.input.extend_from_slice(&chunk);
+                    self.take_in(&chunk);
                     self.listen();
                 }
                 _ => self.closed = true,
@@ -153,7 +220,20 @@ impl Client {
     pub fn start(&mut self, out: Vec<u8>, timeout_ms: u64) {
         debug_assert!(!self.is_sending());
         self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
-        self.sending = Some(self.sock.send(out));
+        let wire = self.wire(out);
+        self.sending = Some(self.sock.send(wire));
+    }
+
+    /// What goes out for `out`: records in place of plain bytes, where there is TLS.
+    fn wire(&mut self, out: Vec<u8>) -> Vec<u8> {
+        let Some(tls) = &mut self.tls else {
+            return out;
+        };
+        let wire = tls.seal(&out);
+        if out.capacity() <= KEPT_BYTES_MAX {
+            self.spare = out;
+        }
+        wire
     }
 
     /// Starts sending a chunk, without copying it and without waiting. Nothing else may be in
@@ -161,6 +241,10 @@ impl Client {
     pub fn start_chunk(&mut self, chunk: Chunk, timeout_ms: u64) {
         debug_assert!(!self.is_sending());
         self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
+        if let Some(tls) = &mut self.tls {
+            self.sending = Some(self.sock.send(tls.seal(&chunk)));
+            return;
+        }
         self.sending_chunk = Some(self.sock.send(chunk));
     }
 
@@ -175,7 +259,7 @@ impl Client {
         let result = if let Some(send) = self.sending.as_mut() {
             let (result, buffer) = ready!(Pin::new(send).poll(cx));
             self.sending = None;
-            self.keep(buffer);
+            self.keep_sent(buffer);
             result
         } else if let Some(send) = self.sending_chunk.as_mut() {
             let (result, _) = ready!(Pin::new(send).poll(cx));
@@ -199,7 +283,8 @@ impl Client {
     /// before the client's next request has come, so waiting would only wake the task twice.
     pub fn send_last(&mut self, out: Vec<u8>) {
         debug_assert!(self.sending.is_none());
-        self.sending = Some(self.sock.send(out));
+        let wire = self.wire(out);
+        self.sending = Some(self.sock.send(wire));
     }
 
     /// Waits for the send in flight, if there is one, and takes its buffer back.
@@ -217,7 +302,7 @@ impl Client {
         };
         let (result, buffer) = send.await;
         self.sending = None;
-        self.keep(buffer);
+        self.keep_sent(buffer);
         result.map(drop)
     }
 
@@ -234,7 +319,7 @@ impl Client {
             Some(None) => false,
             Some(Some((_, buffer))) => {
                 self.sending = None;
-                self.keep(buffer);
+                self.keep_sent(buffer);
                 true
             }
         }
@@ -247,9 +332,38 @@ impl Client {
         }
     }
 
-    /// The read in flight, for a tunnel that goes on without this type.
-    pub fn take_recv(&mut self) -> Option<Recv> {
-        self.recv.take()
+    /// Keeps the buffer of a send that is done.
+    fn keep_sent(&mut self, buffer: Vec<u8>) {
+        match &mut self.tls {
+            None => self.keep(buffer),
+            Some(tls) => tls.keep(buffer),
+        }
+    }
+
+    /// The read in flight and the encryption, for a tunnel that goes on without this type.
+    pub fn take_transport(&mut self) -> (Option<Recv>, Option<Box<Transport>>) {
+        (self.recv.take(), self.tls.take())
+    }
+
+    /// Tells the client that nothing more will come, where TLS has a word for it. What is being
+    /// sent comes first.
+    pub async fn say_end(&mut self) {
+        if self.tls.is_some() {
+            // Its own future: a connection without TLS has no place for it.
+            Box::pin(self.end_tls()).await;
+        }
+    }
+
+    async fn end_tls(&mut self) {
+        if self.flush().await.is_err() {
+            return;
+        }
+        let Some(mut tls) = self.tls.take() else {
+            return;
+        };
+        self.sock
+            .set_deadline(Some(clock::now_ms() + END_TIMEOUT_MS));
+        let _ = self.sock.send(tls.seal_close()).await;
     }
 
     /// Keeps the buffer of a request that has gone to an upstream for the next one.

@@ -81,6 +81,8 @@ pub struct Listen {
     pub options: ListenOptions,
     /// Connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// Connections speak TLS.
+    pub ssl: bool,
     /// Server for requests that match no name.
     pub default_server: u32,
     /// Their names.

@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::base::places::Places;
-use crate::base::{clock, proxy_protocol};
 use crate::observe::Level;
 use crate::ring::{Chunk, Expect, Recv, Socket};
+use crate::tls::Transport;
 
 use super::body::{self, RequestBody};
 use super::client::Client;
@@ -27,15 +28,17 @@ use super::phases::{self, Finish};
 use super::route;
 use super::uri;
 use super::waiting::Call;
+use super::{begin, tls};
 
 /// A connection between two requests that gave up its buffers.
 ///
-/// Such a connection costs less than 600 bytes in all: its task 256, [`ClientInfo`] 150, the
+/// Such a connection costs less than 600 bytes in all: its task 256, [`ClientInfo`] 160, the
 /// operation in flight, the socket's slot and its place among the waiting ones 100; the rest is
 /// what the allocator loses.
 struct Parked {
     sock: Socket,
     recv: Option<Recv>,
+    tls: Option<Box<Transport>>,
     info: Box<ClientInfo>,
     /// What happens once per connection has happened.
     has_begun: bool,
@@ -44,7 +47,7 @@ struct Parked {
 }
 
 /// A client connection from accept to close: a task that is small while nothing happens. What a
-/// working connection needs, 4.1 KiB and its buffers, lives in a future of its own ([`work`]),
+/// working connection needs, 4.2 KiB and its buffers, lives in a future of its own ([`work`]),
 /// which is dropped when the connection has been idle for a second.
 pub struct Connection {
     place: Place,
@@ -78,6 +81,7 @@ pub fn serve_passed(
         info: Box::new(client_info(&sock, remote, listen)),
         sock,
         recv,
+        tls: None,
         has_begun: false,
         deadline: None,
     };
@@ -169,6 +173,7 @@ fn client_info(sock: &Socket, remote: Remote, listen: Rc<ListenAddr>) -> ClientI
         remote_text,
         listen,
         proxy_protocol: None,
+        tls: None,
     }
 }
 
@@ -203,17 +208,21 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
     let Parked {
         sock,
         recv,
+        tls,
         info,
         has_begun,
         deadline,
     } = parked;
     let mut client = Client::new(sock, recv);
+    if let Some(tls) = tls {
+        client.encrypt(tls);
+    }
     let mut ex = Exchange::new(Rc::clone(&place.local), *info);
     let mut idle_deadline = deadline;
     if let Some(chunk) = chunk {
-        client.input.extend_from_slice(&chunk);
+        client.take_in(&chunk);
     }
-    if !has_begun && !begin(&mut ex, &mut client).await {
+    if !has_begun && !begin::begin(&mut ex, &mut client).await {
         return None;
     }
     loop {
@@ -222,6 +231,7 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
             Next::Close => {
                 // Closing a socket whose last answer is still on its way would take that along.
                 let _ = client.flush().await;
+                client.say_end().await;
                 return None;
             }
             Next::Park { until } => return park(ex, client, until),
@@ -241,10 +251,11 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
 }
 
 fn park(ex: Exchange, client: Client, until: u64) -> Option<Parked> {
-    let (sock, recv) = client.into_parked().ok()?;
+    let (sock, recv, tls) = client.into_parked().ok()?;
     Some(Parked {
         sock,
         recv: Some(recv),
+        tls,
         info: Box::new(ex.client),
         has_begun: true,
         deadline: Some(until),
@@ -256,44 +267,6 @@ fn keepalive_timeout(ex: &Exchange) -> u64 {
         .location(ex.location)
         .core
         .keepalive_timeout_ms
-}
-
-/// What happens once per connection: socket options, the PROXY protocol header.
-async fn begin(ex: &mut Exchange, client: &mut Client) -> bool {
-    let generation = ex.generation();
-    let listen = &generation.http.listens[ex.listen as usize];
-    let root = generation.location(ex.location);
-    if !root.core.tcp_nodelay && ex.client.local.is_some() {
-        // Connections come with it on. What cannot be set only costs packets.
-        let _ = client.sock.set_nodelay(false);
-    }
-    if !listen.proxy_protocol {
-        return true;
-    }
-    let timeout = generation.server(ex.server).client.header_timeout_ms;
-    client.sock.set_deadline(Some(clock::now_ms() + timeout));
-    ex.doing = "reading PROXY protocol";
-    loop {
-        match proxy_protocol::parse(&client.input) {
-            Ok(Some((used, header))) => {
-                client.input.drain(..used);
-                ex.client.proxy_protocol = header.map(Box::new);
-                return true;
-            }
-            Ok(None) => {}
-            Err(_) => {
-                let shown = proxy_protocol::shown(&client.input);
-                ex.log(
-                    Level::Error,
-                    format_args!("broken header: \"{shown}\" while {}", ex.doing),
-                );
-                return false;
-            }
-        }
-        if !matches!(client.fill(Expect::Now).await, Ok(n) if n > 0) {
-            return false;
-        }
-    }
 }
 
 /// Waits for the next request and parses its head.
@@ -510,6 +483,7 @@ pub fn accept_head(ex: &mut Exchange) -> Result<(), u16> {
         host.write_name(&request.buf, &mut request.host);
     }
     route::choose_server(ex);
+    tls::admit(ex)?;
     // What the location says to it is asked when there is an answer.
     ex.keepalive = ex.request.options.persistent(ex.request.head.version);
     // A tunnel to anywhere, and an echo of what the client cannot see of its own request.
@@ -582,6 +556,7 @@ async fn refuse(ex: &mut Exchange, client: &mut Client, status: u16) {
     let finish = phases::refuse(ex, client, status).await;
     log::write(ex);
     if finish == Finish::Complete && client.flush().await.is_ok() {
+        client.say_end().await;
         linger(ex, client, true).await;
     }
 }
@@ -616,6 +591,7 @@ async fn after(ex: &mut Exchange, client: &mut Client, finish: Finish) -> bool {
         return true;
     }
     if client.flush().await.is_ok() {
+        client.say_end().await;
         let unread = ex.request.body.is_unread() || !client.input.is_empty();
         linger(ex, client, unread).await;
     }
@@ -675,13 +651,13 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         assert!(size_of::<Connection>() <= 256 - 104);
-        assert!(size_of::<ClientInfo>() <= 128);
+        assert!(size_of::<ClientInfo>() <= 136);
     }
 
     #[test]
     fn a_working_connection_is_not_large() {
-        assert!(future_size(work) <= 4352, "{}", future_size(work));
-        assert!(size_of::<Exchange>() <= 1168, "{}", size_of::<Exchange>());
+        assert!(future_size(work) <= 4384, "{}", future_size(work));
+        assert!(size_of::<Exchange>() <= 1184, "{}", size_of::<Exchange>());
         assert!(size_of::<Client>() <= 304, "{}", size_of::<Client>());
     }
 }

@@ -28,6 +28,8 @@ use super::local::Local;
 use super::message::{Method, Range32};
 use super::modules::{gzip, realip};
 use super::proxy;
+use super::route;
+use super::tls::Secured;
 use super::token::{Token, TokenSet};
 
 /// The configuration that one request works with, as one worker holds it.
@@ -73,6 +75,15 @@ pub struct ClientInfo {
     pub listen: Rc<ListenAddr>,
     /// The PROXY protocol header, where `listen … proxy_protocol` asked for one.
     pub proxy_protocol: Option<Box<ProxyProtocol>>,
+    /// What TLS has come to, on a connection with it.
+    pub tls: Option<Rc<Secured>>,
+}
+
+impl ClientInfo {
+    /// `$scheme`
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
 }
 
 /// The request half.
@@ -407,6 +418,8 @@ pub struct Exchange {
     pub generation: Rc<Generation>,
     /// Index of the listening address in the configuration.
     pub listen: u32,
+    /// The server of what comes before a request names its host.
+    pub first_server: u32,
     /// Id of the virtual server.
     pub server: u32,
     /// Id of the location in force (the server's root before a location is found).
@@ -474,10 +487,11 @@ impl Exchange {
         let listen = generation.http.listen_at(&client.listen).unwrap_or(0);
         let server = generation.http.listens[listen as usize].default_server;
         let location = generation.server(server).root;
-        Self {
+        let mut ex = Self {
             local,
             generation,
             listen,
+            first_server: server,
             server,
             location,
             client,
@@ -496,6 +510,18 @@ impl Exchange {
             store: Store::new(),
             keepalive: false,
             doing: "",
+        };
+        ex.find_first_server();
+        ex
+    }
+
+    /// After a change of the configuration, on a connection with TLS.
+    fn find_first_server(&mut self) {
+        if let Some(tls) = self.client.tls.clone() {
+            route::choose_first_server(self, &tls.session.server_name);
+        } else {
+            let listen = &self.generation.http.listens[self.listen as usize];
+            self.first_server = listen.default_server;
         }
     }
 
@@ -512,8 +538,7 @@ impl Exchange {
         if let RequestBody::Memory(bytes) = std::mem::take(&mut self.request.body) {
             self.store.give_back(bytes);
         }
-        let listen = &self.generation.http.listens[self.listen as usize];
-        self.server = listen.default_server;
+        self.server = self.first_server;
         self.location = self.generation.server(self.server).root;
         let request = &mut self.request;
         request.head.clear();
@@ -554,6 +579,7 @@ impl Exchange {
             self.generation = newest;
             // The slots mean other variables now.
             self.store = Store::new();
+            self.find_first_server();
         }
     }
 

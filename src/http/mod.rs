@@ -4,6 +4,7 @@
 //! and frames them, `route` and `phases` decide what answers, `modules` and `proxy` answer, and
 //! `respond` sends what they say.
 
+mod begin;
 pub mod body;
 pub mod client;
 pub mod conf;
@@ -21,6 +22,7 @@ pub mod respond;
 pub mod route;
 pub mod scope;
 pub mod status;
+pub mod tls;
 pub mod token;
 pub mod uri;
 pub mod variables;

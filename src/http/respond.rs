@@ -472,7 +472,8 @@ pub fn write_origin(ex: &Exchange, location: &[u8], out: &mut Vec<u8>) {
     if !location.starts_with(b"/") || !core.absolute_redirect {
         return;
     }
-    out.extend_from_slice(b"http://");
+    out.extend_from_slice(ex.client.scheme().as_bytes());
+    out.extend_from_slice(b"://");
     if core.server_name_in_redirect {
         out.extend_from_slice(&ex.generation.server(ex.server).name);
     } else if !ex.request.host.is_empty() {
@@ -480,8 +481,9 @@ pub fn write_origin(ex: &Exchange, location: &[u8], out: &mut Vec<u8>) {
     } else if let Some(local) = ex.client.local {
         out.extend_from_slice(local.ip().to_canonical().to_string().as_bytes());
     }
+    let usual = if ex.client.tls.is_some() { 443 } else { 80 };
     if core.port_in_redirect
-        && let Some(port) = ex.client.local.map(|l| l.port()).filter(|p| *p != 80)
+        && let Some(port) = ex.client.local.map(|l| l.port()).filter(|p| *p != usual)
     {
         out.push(b':');
         out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());

@@ -25,6 +25,19 @@ pub fn choose_server(ex: &mut Exchange) {
     ex.location = generation.server(server).root;
 }
 
+/// Chooses the server that speaks for the connection until a request names its host: by the name in
+/// the TLS handshake.
+pub fn choose_first_server(ex: &mut Exchange, name: &str) {
+    let generation = ex.generation();
+    let listen = &generation.http.listens[ex.listen as usize];
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let found = listen.names.find(name.as_bytes(), &mut ex.store);
+    let server = found.unwrap_or(listen.default_server);
+    ex.first_server = server;
+    ex.server = server;
+    ex.location = generation.server(server).root;
+}
+
 /// Finds the location for the exchange's URI in its server and makes it the one in force.
 pub fn choose_location(ex: &mut Exchange) -> Found {
     let generation = ex.generation();

@@ -133,8 +133,8 @@ pub struct Compiler<'r, 'a> {
     pub formats: log::Formats,
     /// The zones of `limit_conn`.
     pub limit_conn_zones: limit_conn::Zones,
-    /// The zones of `ssl_session_cache` and `ssl_ocsp_cache`.
-    pub ssl_zones: ssl::Zones,
+    /// What the `ssl_…` directives of several servers have in common.
+    pub ssl: ssl::Common,
     /// The resolvers in use, so that equal ones share a cache.
     pub resolvers: resolver::Table,
     /// Main-context `error_log`, which `http {}` inherits.
@@ -160,7 +160,7 @@ pub fn compile(
         locations: Vec::new(),
         formats: log::Formats::default(),
         limit_conn_zones: limit_conn::Zones::default(),
-        ssl_zones: ssl::Zones::default(),
+        ssl: ssl::Common::default(),
         resolvers: resolver::Table::default(),
         error_log,
     };
@@ -174,7 +174,7 @@ pub fn compile(
     c.limit_conn_zones = http.limit_conn.compile_zones(&mut c)?;
     http.log.check(&mut c)?;
     http.core.finish_root();
-    http.ssl.declare_zones(&mut c.ssl_zones)?;
+    http.ssl.declare_zones(&mut c.ssl)?;
     let mut servers = std::mem::take(&mut http.children);
     for scope in &mut servers {
         scope.inherit(&http);
@@ -234,6 +234,11 @@ impl Scope {
 }
 
 impl Compiler<'_, '_> {
+    /// A server that has been compiled.
+    pub fn server(&self, id: u32) -> &Server {
+        &self.servers[id as usize]
+    }
+
     /// Compiles a value with variables.
     pub fn template(&mut self, word: &Word) -> Result<Template<Exchange>> {
         Template::compile(word, &mut self.vars)

@@ -8,6 +8,7 @@
 mod gauge;
 mod lane;
 mod pace;
+mod sealed;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ use crate::ring::{self, Chunk, Recv, Socket};
 use gauge::Gauge;
 use lane::{Ended, Lane};
 pub use pace::Pace;
+
+pub use sealed::relay_sealed;
 
 /// What both directions keep to.
 #[derive(Clone, Copy, Debug)]
@@ -262,29 +265,8 @@ impl Future for Relay<'_> {
 impl Relay<'_> {
     /// What the end of one direction means for the whole.
     fn end(&self, from: Side, ended: Ended) -> Option<Outcome> {
-        let link = &self.link;
-        if link.client.timed_out() || link.upstream.timed_out() {
-            return Some(Outcome::TimedOut);
-        }
-        let way = link.way(from);
-        let failed = |side, sending, error| {
-            link.other(side).reset();
-            Some(Outcome::Failed {
-                side,
-                sending,
-                error,
-            })
-        };
-        match ended {
-            Ended::Received(Err(error)) => failed(from, false, error),
-            Ended::Sending(error) => failed(from.other(), true, error),
-            Ended::Received(Ok(())) if !self.half_close => Some(Outcome::Closed { by: from }),
-            Ended::Received(Ok(())) => {
-                way.to.shutdown(Shutdown::Write);
-                let both = self.up.has_ended() && self.down.has_ended();
-                both.then_some(Outcome::Closed { by: from })
-            }
-        }
+        let both = self.up.has_ended() && self.down.has_ended();
+        self.link.end(from, ended, both || !self.half_close)
     }
 }
 
@@ -328,6 +310,30 @@ impl<'a> Link<'a> {
         match side {
             Side::Client => self.upstream,
             Side::Upstream => self.client,
+        }
+    }
+
+    /// What the end of one direction means for the whole; `is_all` if it was the last to end.
+    fn end(&self, from: Side, ended: Ended, is_all: bool) -> Option<Outcome> {
+        if self.client.timed_out() || self.upstream.timed_out() {
+            return Some(Outcome::TimedOut);
+        }
+        let failed = |side, sending, error| {
+            self.other(side).reset();
+            Some(Outcome::Failed {
+                side,
+                sending,
+                error,
+            })
+        };
+        match ended {
+            Ended::Received(Err(error)) => failed(from, false, error),
+            Ended::Sending(error) => failed(from.other(), true, error),
+            Ended::Received(Ok(())) if is_all => Some(Outcome::Closed { by: from }),
+            Ended::Received(Ok(())) => {
+                self.way(from).to.shutdown(Shutdown::Write);
+                None
+            }
         }
     }
 

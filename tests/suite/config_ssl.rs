@@ -1,4 +1,4 @@
-//! `ssl_…` is checked as nginx checks it, though no listener speaks TLS yet.
+//! `ssl_…` is checked as nginx checks it, files and all.
 
 use crate::common::*;
 
@@ -155,24 +155,102 @@ fn files_are_looked_at_once_there_is_a_certificate() {
 }
 
 #[test]
-fn what_is_kept_is_told_and_tls_is_refused() {
-    if skip_on_nginx("it has TLS") {
+fn a_key_of_another_certificate_is_found() {
+    let other = crate::common::tls::Identity::new(&["other"]);
+    let setup = Setup::full(
+        "events {} http { server { listen 127.0.0.1:1; ssl_certificate c.pem;
+         ssl_certificate_key other.pem; } }",
+    );
+    let setup = setup
+        .globals("")
+        .args(&["-t"])
+        .file("c.pem", CERTIFICATE)
+        .file("other.pem", other.key);
+    let (output, _s) = setup.run();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().next().unwrap();
+    assert!(line.contains("other.pem\""), "{line}");
+    assert!(line.contains("c.pem\"") || is_nginx(), "{line}");
+}
+
+#[test]
+fn a_tls_listener_wants_a_certificate() {
+    let message = "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive";
+    let (code, lines) = check("listen 127.0.0.1:2 ssl;");
+    assert_eq!(code, Some(1));
+    assert!(lines[0].contains(message), "{lines:?}");
+    assert_eq!(
+        check("listen 127.0.0.1:2 ssl; ssl_reject_handshake on;").0,
+        Some(0)
+    );
+    assert_eq!(check(&format!("listen 127.0.0.1:2 ssl; {PAIR}")).0, Some(0));
+}
+
+#[test]
+fn what_has_no_meaning_is_told() {
+    if skip_on_nginx("it has more, and says less") {
         return;
     }
-    let (code, lines) = check("ssl_protocols TLSv1.3;");
-    assert_eq!(code, Some(0));
-    let notice = "ringway: [notice] \"ssl_protocols\" directive has no effect:";
-    assert!(
-        lines.iter().any(|line| line.starts_with(notice)),
-        "{lines:?}"
-    );
-    assert_eq!(check("ssl off; http2 off;").0, Some(0));
-    for server in ["ssl on;", "http2 on;", "listen 127.0.0.1:2 ssl;"] {
-        let (code, lines) = check(server);
-        assert_eq!(code, Some(1), "{server}");
-        assert!(
-            lines[0].contains("not implemented by ringway yet"),
-            "{lines:?}"
-        );
+    for (server, expected) in [
+        (
+            "ssl_ciphers HIGH:AES128-SHA:DHE-RSA-AES128-SHA;",
+            "ringway does not have AES128-SHA, DHE-RSA-AES128-SHA: ignored",
+        ),
+        (
+            "ssl_ecdh_curve secp521r1:X25519;",
+            "ringway does not have secp521r1: ignored",
+        ),
+        (
+            "ssl_protocols TLSv1 TLSv1.2;",
+            "\"TLSv1\" ignored: ringway does not speak it",
+        ),
+        (
+            "ssl_conf_command Ciphersuites TLS_AES_128_CCM_SHA256:TLS_AES_128_GCM_SHA256;",
+            "ringway does not have TLS_AES_128_CCM_SHA256: ignored",
+        ),
+        (
+            "ssl_conf_command RecordPadding 512;",
+            "\"ssl_conf_command RecordPadding\" has no effect in ringway",
+        ),
+        ("ssl_stapling on;", "\"ssl_stapling\" ignored"),
+        (
+            "ssl_certificate_compression on;",
+            "\"ssl_certificate_compression\" directive has no effect",
+        ),
+    ] {
+        let (code, lines) = check(&format!("{PAIR} {server}"));
+        assert_eq!(code, Some(0), "{server}: {lines:?}");
+        let notice = format!("ringway: [notice] {expected}");
+        let is_told = lines.iter().any(|line| line.starts_with(&notice));
+        assert!(is_told, "{server}: wanted {notice}, got {lines:?}");
     }
+    for (server, expected) in [
+        (
+            "ssl_ciphers kRSA:AES128-SHA;",
+            "no cipher in \"kRSA:AES128-SHA\"",
+        ),
+        ("ssl_ecdh_curve sect571r1;", "no curve in \"sect571r1\""),
+        ("ssl_protocols TLSv1 TLSv1.1;", "no protocol in"),
+        ("ssl_conf_command MinProtocol TLSv2;", "SSL_CONF_cmd("),
+        ("ssl_conf_command MaxProtocol TLSv1.1;", "no protocol in"),
+        (
+            "ssl_ocsp on;",
+            "directive \"ssl_ocsp on\" of nginx is not implemented",
+        ),
+        (
+            "ssl on;",
+            "directive \"ssl on\" of nginx is not implemented",
+        ),
+        (
+            "http2 on;",
+            "directive \"http2 on\" of nginx is not implemented",
+        ),
+    ] {
+        let (code, lines) = check(&format!("{PAIR} {server}"));
+        assert_eq!(code, Some(1), "{server}: {lines:?}");
+        let wanted = format!("ringway: [emerg] {expected}");
+        assert!(lines[0].starts_with(&wanted), "{server}: {lines:?}");
+    }
+    assert_eq!(check("ssl off; http2 off;").0, Some(0));
 }

@@ -54,3 +54,5 @@ mod stream_ssl_preread;
 mod stream_udp;
 mod stream_upstream;
 mod tidy;
+mod tls_client_certificate;
+mod tls_server;

@@ -12,6 +12,7 @@ use std::str::Chars;
 const LAYERS: &[&[&str]] = &[
     &["base"],
     &["ring"],
+    &["tls"],
     &["relay"],
     &["config"],
     &["observe"],

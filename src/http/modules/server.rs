@@ -67,6 +67,9 @@ pub fn compile_listens(c: &mut Compiler, servers: &[Scope]) -> Result<Vec<Listen
 
 /// Finds the names behind an address.
 fn finish(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Listen> {
+    if let Some(span) = address.ssl {
+        check_certificates(&address, span, c)?;
+    }
     let named = |id: &u32| {
         let server = &servers[*id as usize].server;
         Named {
@@ -83,8 +86,31 @@ fn finish(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Liste
         addr: address.addr,
         options: address.options,
         proxy_protocol: address.proxy_protocol,
+        ssl: address.ssl.is_some(),
         default_server: address.default_server,
     })
+}
+
+/// Whether there is a certificate for every handshake with an address that is not refused.
+fn check_certificates(address: &Address, span: Span, c: &Compiler) -> Result<()> {
+    let ssl = |id: u32| &c.server(id).ssl;
+    let mut all = address.servers.iter().map(|id| ssl(*id));
+    if all.any(|ssl| ssl.has_variables) {
+        let message = "variables in \"ssl_certificate\" are not implemented by ringway yet";
+        return Err(ConfigError::at(span, message));
+    }
+    let default = ssl(address.default_server).server.as_ref();
+    let is_complete = match default {
+        Some(default) if default.reject => {
+            address.servers.iter().all(|id| ssl(*id).server.is_some())
+        }
+        default => default.is_some(),
+    };
+    if is_complete {
+        return Ok(());
+    }
+    let message = "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive";
+    Err(ConfigError::at(span, message))
 }
 
 fn read_server(reader: &mut Reader, http: &mut Scope, node: &Node) -> Result<()> {

@@ -1,32 +1,32 @@
 //! `ssl_…`: certificates, and how TLS is to be spoken on `listen … ssl`.
 //!
-//! No listener speaks TLS yet. What is written here is checked as nginx checks it and kept in a
-//! [`Conf`] per server, so that a configuration that names its certificates in `http {}` loads.
-//! `ssl on` and `http2 on` are refused.
+//! What is written is checked as nginx checks it and becomes a [`Conf`] per server, whether one of
+//! its listeners speaks TLS or not. `ssl on` and `http2 on` are refused.
 
+mod build;
 mod conf;
+mod variables;
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Word, value};
-use crate::http::exchange::Exchange;
 use crate::http::scope::Scope;
 use crate::inherit;
 use crate::observe::os_error;
-use crate::vars::Variable;
 
-pub use conf::{CertificateCache, Conf, KeyPair, Ocsp, Protocols, Source, Stapling, Verify, Zones};
+pub use conf::{Common, Conf, Protocols, Verify};
+pub use variables::VARIABLES;
 
 const HS: Contexts = Contexts::HTTP.or(Contexts::SERVER);
-const KEPT: &str = "it is kept for listeners that speak TLS, which ringway does not have yet";
+const NO_OCSP: &str = "nobody is asked about client certificates yet";
+const NO_FETCH: &str = "OCSP responses come from ssl_stapling_file alone";
 
 /// Least size of a shared zone in bytes: eight pages, as in nginx.
 const ZONE_MIN: u64 = 8 * 4096;
 
 type R = Row<Scope>;
-type V = Variable<Exchange>;
 
 /// The directives of this module.
 pub const ROWS: &[Row<Scope>] = &[
@@ -40,13 +40,11 @@ pub const ROWS: &[Row<Scope>] = &[
         s.ssl.certificates.get_or_insert_default().push(first(node));
         Ok(())
     })
-    .without_effect(KEPT)
     .doc("File with the server's certificate and its chain, in PEM."),
     R::custom("ssl_certificate_key", HS, Arity::One, |_, s, node| {
         s.ssl.keys.get_or_insert_default().push(first(node));
         Ok(())
     })
-    .without_effect(KEPT)
     .doc("File with the secret key of the certificate, in PEM."),
     R::custom(
         "ssl_certificate_cache",
@@ -55,40 +53,34 @@ pub const ROWS: &[Row<Scope>] = &[
         set_certificate_cache,
     )
     .default("off")
-    .without_effect(KEPT)
+    .without_effect("certificates named by variables are not there yet")
     .doc("How many certificates named by variables are kept, and how long."),
     R::flag("ssl_certificate_compression", HS, |s| {
         &mut s.ssl.certificate_compression
     })
     .default("off")
-    .without_effect(KEPT)
+    .without_effect("certificates are never compressed")
     .doc("Send certificates compressed."),
     R::custom("ssl_password_file", HS, Arity::One, set_password_file)
-        .without_effect(KEPT)
         .doc("File with the passphrases of secret keys."),
     R::custom("ssl_protocols", HS, Arity::AtLeast(1), set_protocols)
         .default("TLSv1.2 TLSv1.3")
-        .without_effect(KEPT)
         .doc("Versions of TLS to speak."),
     R::word("ssl_ciphers", HS, |s| &mut s.ssl.ciphers)
         .default("HIGH:!aNULL:!MD5")
-        .without_effect(KEPT)
         .doc("Ciphers to offer, in OpenSSL's notation."),
     R::flag("ssl_prefer_server_ciphers", HS, |s| {
         &mut s.ssl.prefer_server_ciphers
     })
     .default("off")
-    .without_effect(KEPT)
     .doc("Choose the cipher by the server's order, not the client's."),
     R::word("ssl_ecdh_curve", HS, |s| &mut s.ssl.ecdh_curve)
         .default("auto")
-        .without_effect(KEPT)
         .doc("Curves for key exchange, separated by colons."),
     R::word("ssl_dhparam", HS, |s| &mut s.ssl.dhparam)
-        .without_effect(KEPT)
+        .without_effect("there are no DHE ciphers in ringway")
         .doc("File with parameters for DHE ciphers."),
     R::custom("ssl_conf_command", HS, Arity::Two, set_conf_command)
-        .without_effect(KEPT)
         .doc("A configuration command of OpenSSL."),
     R::custom(
         "ssl_session_cache",
@@ -97,127 +89,77 @@ pub const ROWS: &[Row<Scope>] = &[
         set_session_cache,
     )
     .default("none")
-    .without_effect(KEPT)
     .doc("Where sessions are kept for resumption."),
     R::seconds("ssl_session_timeout", HS, |s| &mut s.ssl.session_timeout)
         .default("5m")
-        .without_effect(KEPT)
         .doc("How long a session may be resumed."),
     R::flag("ssl_session_tickets", HS, |s| &mut s.ssl.session_tickets)
         .default("on")
-        .without_effect(KEPT)
         .doc("Resume sessions by tickets that the client keeps."),
     R::custom("ssl_session_ticket_key", HS, Arity::One, |_, s, node| {
         s.ssl.ticket_keys.get_or_insert_default().push(first(node));
         Ok(())
     })
-    .without_effect(KEPT)
     .doc("File of 48 or 80 random bytes that encrypt tickets."),
     R::size("ssl_buffer_size", HS, |s| &mut s.ssl.buffer_size)
         .default("16k")
-        .without_effect(KEPT)
         .doc("Size of the records that are sent."),
     R::flag("ssl_early_data", HS, |s| &mut s.ssl.early_data)
         .default("off")
-        .without_effect(KEPT)
         .doc("Take requests in TLS 1.3 early data."),
     R::flag("ssl_reject_handshake", HS, |s| &mut s.ssl.reject_handshake)
         .default("off")
-        .without_effect(KEPT)
         .doc("Refuse handshakes for names of this server."),
     R::choice("ssl_verify_client", HS, &conf::VERIFY, |s| {
         &mut s.ssl.verify_client
     })
     .default("off")
-    .without_effect(KEPT)
     .doc("Ask clients for a certificate: on, optional, optional_no_ca or off."),
     R::number("ssl_verify_depth", HS, |s| &mut s.ssl.verify_depth)
         .default("1")
-        .without_effect(KEPT)
         .doc("How long a client's chain of certificates may be."),
     R::word("ssl_client_certificate", HS, |s| {
         &mut s.ssl.client_certificate
     })
-    .without_effect(KEPT)
     .doc("File with the authorities of client certificates; clients are told their names."),
     R::word("ssl_trusted_certificate", HS, |s| {
         &mut s.ssl.trusted_certificate
     })
-    .without_effect(KEPT)
     .doc("File with authorities of client certificates and of OCSP responses."),
-    R::word("ssl_crl", HS, |s| &mut s.ssl.crl)
-        .without_effect(KEPT)
-        .doc("File with revoked client certificates."),
+    R::word("ssl_crl", HS, |s| &mut s.ssl.crl).doc("File with revoked client certificates."),
     R::choice("ssl_ocsp", HS, &conf::OCSP, |s| &mut s.ssl.ocsp)
         .default("off")
-        .without_effect(KEPT)
+        .without_effect(NO_OCSP)
         .doc("Ask a responder about client certificates: on, leaf or off."),
     R::custom("ssl_ocsp_cache", HS, Arity::One, set_ocsp_cache)
         .default("off")
-        .without_effect(KEPT)
+        .without_effect(NO_OCSP)
         .doc("Where the answers about client certificates are kept."),
     R::word("ssl_ocsp_responder", HS, |s| &mut s.ssl.ocsp_responder)
-        .without_effect(KEPT)
+        .without_effect(NO_OCSP)
         .doc("Responder to ask, in place of the one a certificate names."),
     R::flag("ssl_stapling", HS, |s| &mut s.ssl.stapling)
         .default("off")
-        .without_effect(KEPT)
         .doc("Send the OCSP response for the server's certificate."),
     R::flag("ssl_stapling_verify", HS, |s| &mut s.ssl.stapling_verify)
         .default("off")
-        .without_effect(KEPT)
+        .without_effect(NO_FETCH)
         .doc("Verify OCSP responses before they are sent."),
     R::word("ssl_stapling_file", HS, |s| &mut s.ssl.stapling_file)
-        .without_effect(KEPT)
         .doc("File with the OCSP response to send."),
     R::word("ssl_stapling_responder", HS, |s| {
         &mut s.ssl.stapling_responder
     })
-    .without_effect(KEPT)
+    .without_effect(NO_FETCH)
     .doc("Responder to ask about the server's certificate."),
 ];
-
-/// The variables of this module: none has a value on a connection without TLS.
-pub const VARIABLES: &[V] = &[
-    without_tls("ssl_alpn_protocol"),
-    without_tls("ssl_cipher"),
-    without_tls("ssl_ciphers"),
-    without_tls("ssl_client_cert"),
-    without_tls("ssl_client_escaped_cert"),
-    without_tls("ssl_client_fingerprint"),
-    without_tls("ssl_client_i_dn"),
-    without_tls("ssl_client_i_dn_legacy"),
-    without_tls("ssl_client_raw_cert"),
-    without_tls("ssl_client_s_dn"),
-    without_tls("ssl_client_s_dn_legacy"),
-    without_tls("ssl_client_serial"),
-    without_tls("ssl_client_sigalg"),
-    without_tls("ssl_client_v_end"),
-    without_tls("ssl_client_v_remain"),
-    without_tls("ssl_client_v_start"),
-    without_tls("ssl_client_verify"),
-    without_tls("ssl_curve"),
-    without_tls("ssl_curves"),
-    without_tls("ssl_early_data"),
-    without_tls("ssl_ech_outer_server_name"),
-    without_tls("ssl_ech_status"),
-    without_tls("ssl_protocol"),
-    without_tls("ssl_server_name"),
-    without_tls("ssl_session_id"),
-    without_tls("ssl_session_reused"),
-    without_tls("ssl_sigalg"),
-];
-
-const fn without_tls(name: &'static str) -> V {
-    V::new(name, |_, _, _| false).doc("Has no value without TLS.")
-}
 
 /// What is written in one block.
 #[derive(Default)]
 pub struct Raw {
     certificates: Option<Vec<Word>>,
     keys: Option<Vec<Word>>,
-    certificate_cache: Option<Option<CertificateCache>>,
+    certificate_cache: Option<()>,
     certificate_compression: Option<bool>,
     password_file: Option<PathBuf>,
     protocols: Option<Protocols>,
@@ -292,8 +234,8 @@ fn set_ssl(_: &mut Reader, _: &mut Scope, node: &Node) -> Result<()> {
     if !value::flag(&node.args()[0])? {
         return Ok(());
     }
-    let message = "directive \"ssl on\" of nginx is not implemented by ringway yet";
-    Err(ConfigError::at(node.span(), message).help("TLS listeners are not there yet"))
+    let message = "directive \"ssl on\" of nginx is not implemented by ringway";
+    Err(ConfigError::at(node.span(), message).help("nginx has given it up too: listen … ssl"))
 }
 
 /// Without HTTP/2 every client falls back to HTTP/1.1, so here `--lenient` may skip.
@@ -316,6 +258,10 @@ fn set_protocols(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> 
             return Err(ConfigError::at(word.span, message)
                 .help(format!("it must be one of: {}", conf::PROTOCOLS.join(", "))));
         };
+        if !Protocols::DEFAULT.has(bit) {
+            let message = format!("\"{}\" ignored: ringway does not speak it", word.text());
+            reader.notice(word.span, message);
+        }
         let protocols = s.ssl.protocols.get_or_insert_default();
         if !protocols.add(bit) {
             reader.warn(word.span, format!("duplicate value \"{}\"", word.text()));
@@ -411,38 +357,29 @@ fn set_conf_command(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
 }
 
 fn set_certificate_cache(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    let mut max = None;
+    let mut has_max = false;
     let mut off = false;
-    let mut inactive = Duration::from_secs(10);
-    let mut valid = Duration::from_secs(60);
     for word in node.args() {
         let text = &*word.bytes;
         let invalid = || value::invalid_parameter(word);
-        let time = |text| value::parse_seconds(text).ok_or_else(invalid);
         if let Some(text) = text.strip_prefix(b"max=") {
             let number = value::parse_number(text).filter(|number| *number > 0);
-            max = Some(number.ok_or_else(invalid)?);
-        } else if let Some(text) = text.strip_prefix(b"inactive=") {
-            inactive = time(text)?;
-        } else if let Some(text) = text.strip_prefix(b"valid=") {
-            valid = time(text)?;
+            number.ok_or_else(invalid)?;
+            has_max = true;
+        } else if let Some(text) = [&b"inactive="[..], b"valid="]
+            .iter()
+            .find_map(|name| text.strip_prefix(*name))
+        {
+            value::parse_seconds(text).ok_or_else(invalid)?;
         } else if text == b"off" {
             off = true;
         } else {
             return Err(invalid());
         }
     }
-    let cache = match max {
-        _ if off => None,
-        Some(max) => Some(CertificateCache {
-            max,
-            inactive,
-            valid,
-        }),
-        None => {
-            let message = "\"ssl_certificate_cache\" must have the \"max\" parameter";
-            return Err(ConfigError::at(node.span(), message));
-        }
-    };
-    value::once(&mut s.ssl.certificate_cache, cache, node)
+    if !has_max && !off {
+        let message = "\"ssl_certificate_cache\" must have the \"max\" parameter";
+        return Err(ConfigError::at(node.span(), message));
+    }
+    value::once(&mut s.ssl.certificate_cache, (), node)
 }

@@ -224,7 +224,7 @@ impl Source<'_, '_> {
         output.push_stored(ex, first.start..first.start + n);
         count(ex, n as u64);
         let mut left = length - n as u64;
-        let mut may_splice = self.rate.is_none() && output.is_plain();
+        let mut may_splice = self.rate.is_none() && output.is_plain() && !client.is_encrypted();
         while left > 0 {
             if may_splice && left >= SPLICE_MIN {
                 let is_quiet = self.answer.kept.conn.is_quiet();

@@ -25,10 +25,11 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
     }
     let mut peer = answer.kept.conn;
     let flows = Flows::default();
+    let (recv, tls) = client.take_transport();
     let outcome = {
         // The reads in flight are handed over: the relay owns both directions from here on.
         let from = End {
-            recv: client.take_recv(),
+            recv,
             early: std::mem::take(&mut client.input).into(),
             ..End::new(&client.sock)
         };
@@ -43,7 +44,22 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
             upload_rate: 0,
             download_rate: 0,
         };
-        relay::relay(from, to, &conf, &flows, &Stop::default()).await
+        match tls {
+            None => relay::relay(from, to, &conf, &flows, &Stop::default()).await,
+            tls => {
+                let tls = [tls, None];
+                // Its own future: a connection without TLS has no place for it.
+                Box::pin(relay::relay_sealed(
+                    from,
+                    to,
+                    tls,
+                    &conf,
+                    &flows,
+                    &Stop::default(),
+                ))
+                .await
+            }
+        }
     };
     let (up, down) = (flows.up.sent.get(), flows.down.sent.get());
     ex.response.body_bytes_sent += down;

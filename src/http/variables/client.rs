@@ -32,8 +32,15 @@ pub(super) static TABLE: &[V] = &[
         None => true,
     })
     .doc("Port that the client connected to."),
-    V::new("scheme", |_, _, out| found(out, b"http")).doc("http or https."),
-    V::new("https", |_, _, _| true).doc("\"on\" for TLS connections, otherwise empty."),
+    V::new("scheme", |ex, _, out| {
+        found(out, ex.client.scheme().as_bytes())
+    })
+    .doc("http or https."),
+    V::new("https", |ex, _, out| match ex.client.tls {
+        Some(_) => found(out, b"on"),
+        None => true,
+    })
+    .doc("\"on\" for TLS connections, otherwise empty."),
     V::new("connection", |ex, _, out| number(out, ex.client.number))
         .doc("Number of the connection."),
     V::new("connection_requests", |ex, _, out| {

@@ -11,6 +11,7 @@ pub mod dns;
 pub mod load;
 pub mod ports;
 pub mod server;
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -69,7 +69,7 @@ async fn send_part(
     range: Range<u64>,
 ) -> Result<End, ClientGone> {
     let length = range.end - range.start;
-    if !output.is_plain() || length < SPLICE_MIN {
+    if !output.is_plain() || client.is_encrypted() || length < SPLICE_MIN {
         return copy(ex, client, output, file, range).await;
     }
     output.flush(client).await?;

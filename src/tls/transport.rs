@@ -1,0 +1,74 @@
+//! What stands between the bytes of a connection and its socket.
+
+use super::record::{Broken, Records};
+
+/// The record layer of one connection with the buffer for what it sends.
+pub struct Transport {
+    records: Records,
+    wire: Vec<u8>,
+}
+
+/// A buffer above this is not kept for the next records: what 64 KiB take as records.
+const KEPT_BYTES_MAX: usize = 65 << 10;
+
+impl Transport {
+    /// With records in `wire` that are to leave before everything else.
+    pub fn new(records: Records, wire: Vec<u8>) -> Box<Transport> {
+        Box::new(Transport { records, wire })
+    }
+
+    /// Opens what was received and appends it to `plain`. See [`Records::open`].
+    ///
+    /// # Errors
+    /// The stream is broken; [`Transport::alert`] has what is to be sent then.
+    pub fn open(&mut self, received: &[u8], plain: &mut Vec<u8>) -> Result<(), Broken> {
+        self.records.open(received, plain)
+    }
+
+    /// The records to send for these bytes, in a buffer that comes back by [`Transport::keep`].
+    pub fn seal(&mut self, plain: &[u8]) -> Vec<u8> {
+        let mut wire = std::mem::take(&mut self.wire);
+        self.records.seal(plain, &mut wire);
+        wire
+    }
+
+    /// The records to send at the end of our side of the stream.
+    pub fn seal_close(&mut self) -> Vec<u8> {
+        let mut wire = std::mem::take(&mut self.wire);
+        self.records.seal_close(&mut wire);
+        wire
+    }
+
+    /// The records to send before a connection is closed that the peer has broken; empty if it
+    /// says so itself.
+    pub fn seal_alert(&mut self, broken: Broken) -> Vec<u8> {
+        let mut wire = std::mem::take(&mut self.wire);
+        match broken {
+            Broken::Ours(alert, _) => self.records.seal_alert(alert, &mut wire),
+            Broken::Alert(_) => wire.clear(),
+        }
+        wire
+    }
+
+    /// Takes a buffer back that was sent.
+    pub fn keep(&mut self, mut wire: Vec<u8>) {
+        if wire.capacity() <= KEPT_BYTES_MAX {
+            wire.clear();
+            self.wire = wire;
+        }
+    }
+
+    /// The peer has ended its side.
+    pub fn is_closed(&self) -> bool {
+        self.records.is_closed()
+    }
+
+    /// Gives up its buffers; false if there is something in them.
+    pub fn rest(&mut self) -> bool {
+        if !self.wire.is_empty() || !self.records.is_quiet() {
+            return false;
+        }
+        self.wire = Vec::new();
+        true
+    }
+}
