@@ -1,8 +1,7 @@
 //! `ssl_preread` and `server_name`: where a session goes by its first bytes.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::common::*;
 
@@ -117,6 +116,23 @@ fn not_a_byte_is_lost_however_it_comes() {
     }
     assert_eq!(conn.take(bytes.len()), bytes);
     assert_eq!(conn.send("more").take(4), b"more");
+}
+
+#[test]
+fn a_proxy_header_and_a_hello_in_one_piece() {
+    let backend = named("x");
+    let s = stream(
+        "log_format t '$remote_addr $ssl_preread_server_name'; access_log %%DIR%%/access.log t;
+         server {
+             listen 127.0.0.1:%%P0%% proxy_protocol; set_real_ip_from 127.0.0.1;
+             proxy_pass 127.0.0.1:%%B0%%; ssl_preread on;
+         }",
+        &[&backend],
+    );
+    let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n".to_vec();
+    let bytes = [header, hello("a.b", &[], true, 9_000)].concat();
+    assert_eq!(s.connect().send(bytes).rest(), b"x");
+    assert_eq!(s.lines("access.log", 1), ["192.0.2.1 a.b"]);
 }
 
 #[test]
@@ -320,26 +336,84 @@ fn openssl_reaches_the_server_it_names() {
         .value("TWO", two.port.number)
         .start();
     for name in ["one.example", "two.example"] {
-        let mut client = Command::new("openssl")
-            .args(["s_client", "-connect", &format!("127.0.0.1:{}", s.port(0))])
-            .args(["-servername", name, "-alpn", "h2,http/1.1"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut input = client.stdin.take().unwrap();
-        input.write_all(b"hello\n").unwrap();
-        let mut output = String::new();
-        let mut reader = std::io::BufReader::new(client.stdout.take().unwrap());
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while !output.contains("olleh") && std::time::Instant::now() < deadline {
-            std::io::BufRead::read_line(&mut reader, &mut output).unwrap();
-        }
-        drop(input);
-        let _ = client.kill();
-        client.wait().unwrap();
+        let output = s_client(s.port(0), name);
         assert!(output.contains(&format!("CN = {name}")), "{output}");
         assert!(output.contains("olleh"), "{output}");
     }
+}
+
+#[test]
+fn openssl_curl_and_ssh_share_a_port() {
+    let ssh = named("SSH-2.0-gateway\r\n");
+    let setup = Setup::full(
+        "%%MODULES%% events {}
+         stream {
+             map $ssl_preread_protocol $upstream { '' 127.0.0.1:%%P1%%; default 127.0.0.1:%%TLS%%; }
+             server { listen 127.0.0.1:%%P0%%; proxy_pass $upstream; ssl_preread on; }
+             server { listen 127.0.0.1:%%P2%%; proxy_pass 127.0.0.1:%%B0%%; ssl_preread on; }
+         }
+         http { %%HTTP%% server { listen 127.0.0.1:%%P1%%; return 200 \"plain $uri\"; } }",
+    );
+    let Some(tls) = TlsServer::start(&setup, "tls.example") else {
+        return;
+    };
+    let s = setup
+        .backends(&[&ssh])
+        .value("TLS", tls.port.number)
+        .start();
+    assert!(s_client(s.port(0), "any.example").contains("olleh"));
+    if let Some(output) = curl(&[&format!("http://127.0.0.1:{}/x", s.port(0))]) {
+        assert_eq!(output.stdout, b"plain /x");
+    }
+    // A client of SSH says its version at once, which is no TLS.
+    let ssh = Command::new("ssh")
+        .args([
+            "-v",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+        ])
+        .args([
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "ConnectTimeout=10",
+        ])
+        .args(["-p", &s.port(2).to_string(), "nobody@127.0.0.1", "true"])
+        .stdin(Stdio::null())
+        .output();
+    match ssh {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains("remote software version gateway"), "{said}");
+        }
+        Err(_) => eprintln!("skipped: no ssh on this machine"),
+    }
+}
+
+/// What openssl says of a connection on which it asks for `name` and sends `hello`, until the
+/// server has turned that round.
+fn s_client(port: u16, name: &str) -> String {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &format!("127.0.0.1:{port}")])
+        .args(["-servername", name, "-alpn", "h2,http/1.1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(b"hello\n").unwrap();
+    let mut output = String::new();
+    let mut reader = BufReader::new(client.stdout.take().unwrap());
+    while !output.contains("olleh") {
+        if reader.read_line(&mut output).unwrap() == 0 {
+            break;
+        }
+    }
+    drop(input);
+    let _ = client.kill();
+    client.wait().unwrap();
+    output
 }
