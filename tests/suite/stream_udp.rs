@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -12,107 +11,6 @@ use crate::common::*;
 const LOG: &str = "log_format t '$protocol $status $bytes_received $bytes_sent $upstream_addr \
                    $upstream_bytes_sent $upstream_bytes_received';
                    access_log %%DIR%%/access.log t;";
-
-/// What came to an upstream: the sender and the datagram.
-type Came = (SocketAddr, Vec<u8>);
-
-/// A UDP server that lives as long as the process.
-struct Upstream {
-    port: u16,
-    came: Arc<Mutex<Vec<Came>>>,
-}
-
-impl Upstream {
-    /// Answers each datagram with what `answers` makes of it.
-    fn new(answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Upstream {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = socket.local_addr().unwrap().port();
-        let came: Arc<Mutex<Vec<Came>>> = Arc::default();
-        let seen = Arc::clone(&came);
-        std::thread::spawn(move || {
-            let mut buffer = vec![0; 1 << 16];
-            while let Ok((count, peer)) = socket.recv_from(&mut buffer) {
-                let datagram = buffer[..count].to_vec();
-                let back = answers(&datagram);
-                seen.lock().unwrap().push((peer, datagram));
-                for answer in back {
-                    let _ = socket.send_to(&answer, peer);
-                }
-            }
-        });
-        Upstream { port, came }
-    }
-
-    /// Returns each datagram behind its name.
-    fn echo(name: &'static str) -> Upstream {
-        Upstream::new(move |datagram| vec![[name.as_bytes(), datagram].concat()])
-    }
-
-    fn silent() -> Upstream {
-        Upstream::new(|_| Vec::new())
-    }
-
-    fn came(&self) -> Vec<Vec<u8>> {
-        let came = self.came.lock().unwrap();
-        came.iter().map(|(_, datagram)| datagram.clone()).collect()
-    }
-
-    /// Senders: one for each session.
-    fn sessions(&self) -> usize {
-        let came = self.came.lock().unwrap();
-        came.iter()
-            .map(|(peer, _)| peer)
-            .collect::<BTreeSet<_>>()
-            .len()
-    }
-}
-
-/// A port on which nobody takes datagrams.
-fn dead() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
-}
-
-struct Client(UdpSocket);
-
-impl Client {
-    fn to(port: u16) -> Client {
-        Client::between("127.0.0.1", SocketAddr::from(([127, 0, 0, 1], port)))
-    }
-
-    fn between(from: &str, to: SocketAddr) -> Client {
-        let socket = UdpSocket::bind((from, 0)).unwrap();
-        socket.connect(to).unwrap();
-        Client(socket)
-    }
-
-    fn send(&self, datagram: impl AsRef<[u8]>) -> &Client {
-        self.0.send(datagram.as_ref()).unwrap();
-        self
-    }
-
-    #[track_caller]
-    fn next(&self) -> Vec<u8> {
-        self.0.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut buffer = vec![0; 1 << 16];
-        let count = self.0.recv(&mut buffer).expect("a datagram");
-        buffer.truncate(count);
-        buffer
-    }
-
-    /// Sends and returns the answer as text.
-    #[track_caller]
-    fn ask(&self, datagram: impl AsRef<[u8]>) -> String {
-        String::from_utf8(self.send(datagram).next()).unwrap()
-    }
-
-    /// Whether nothing comes for a while.
-    fn hears_nothing(&self) -> bool {
-        let pause = Duration::from_millis(100);
-        self.0.set_read_timeout(Some(pause)).unwrap();
-        self.0.recv(&mut [0; 10]).is_err()
-    }
-}
 
 fn setup(conf: &str, upstreams: &[u16]) -> Setup {
     let mut setup = Setup::stream(&format!("{LOG}{conf}"));
@@ -132,13 +30,13 @@ fn told(s: &Server) -> Vec<String> {
 
 #[test]
 fn a_session_ends_with_its_answer() {
-    let up = Upstream::echo("u");
+    let up = UdpBackend::echo("u");
     let conf = "server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_responses 1;
     }";
     let s = setup(conf, &[up.port]).start();
-    let client = Client::to(s.port(0));
-    let me = client.0.local_addr().unwrap();
+    let client = UdpClient::to(s.port(0));
+    let me = client.addr();
     assert_eq!(client.ask("ping"), "uping");
     let line = s.lines("access.log", 1).remove(0);
     assert_eq!(line, format!("UDP 200 4 5 127.0.0.1:{} 4 5", up.port));
@@ -165,12 +63,12 @@ fn a_session_ends_with_its_answer() {
 
 #[test]
 fn a_session_without_a_number_of_answers_lasts_until_it_is_silent() {
-    let up = Upstream::new(|datagram| vec![datagram.to_vec(); datagram.len()]);
+    let up = UdpBackend::new(|datagram| vec![datagram.to_vec(); datagram.len()]);
     let conf = "server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_timeout 300ms;
     }";
     let s = setup(conf, &[up.port]).start();
-    let client = Client::to(s.port(0));
+    let client = UdpClient::to(s.port(0));
     client.send("").send("1").send("333");
     let got: Vec<_> = (0..4).map(|_| client.next()).collect();
     assert_eq!(got, [&b"1"[..], b"333", b"333", b"333"]);
@@ -183,12 +81,12 @@ fn a_session_without_a_number_of_answers_lasts_until_it_is_silent() {
 
 #[test]
 fn without_answers_each_datagram_is_a_session() {
-    let up = Upstream::silent();
+    let up = UdpBackend::silent();
     let conf = "server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_responses 0;
     }";
     let s = setup(conf, &[up.port]).start();
-    let client = Client::to(s.port(0));
+    let client = UdpClient::to(s.port(0));
     client.send("a").send("bb").send("");
     let mut lines = s.lines("access.log", 3);
     lines.sort();
@@ -200,7 +98,7 @@ fn without_answers_each_datagram_is_a_session() {
 
 #[test]
 fn a_session_ends_with_its_requests() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = "proxy_timeout 300ms;
     server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%;
@@ -210,7 +108,7 @@ fn a_session_ends_with_its_requests() {
         listen 127.0.0.1:%%P1%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_requests 1;
     }";
     let s = setup(conf, &[up.port]).start();
-    let client = Client::to(s.port(0));
+    let client = UdpClient::to(s.port(0));
     for datagram in ["a", "b", "c"] {
         assert_eq!(client.ask(datagram), datagram);
     }
@@ -219,7 +117,7 @@ fn a_session_ends_with_its_requests() {
     assert_eq!(lines[0], format!("UDP 200 2 2 127.0.0.1:{} 2 2", up.port));
     assert_eq!(lines[1], format!("UDP 200 1 1 127.0.0.1:{} 1 1", up.port));
     // A number of requests alone separates sessions, which still last until they are silent.
-    let client = Client::to(s.port(1));
+    let client = UdpClient::to(s.port(1));
     client.send("x").send("y");
     let got: BTreeSet<_> = [client.next(), client.next()].into();
     assert_eq!(got, [b"x".to_vec(), b"y".to_vec()].into());
@@ -229,14 +127,14 @@ fn a_session_ends_with_its_requests() {
 
 #[test]
 fn a_missing_answer_is_the_upstreams_failure() {
-    let up = Upstream::silent();
+    let up = UdpBackend::silent();
     let conf = "upstream u { server 127.0.0.1:%%U0%%; server 127.0.0.1:%%U1%% backup; }
     server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass u; proxy_responses 1; proxy_timeout 200ms;
     }";
-    let spare = Upstream::echo("spare ");
+    let spare = UdpBackend::echo("spare ");
     let s = setup(conf, &[up.port, spare.port]).start();
-    let client = Client::to(s.port(0));
+    let client = UdpClient::to(s.port(0));
     client.send("hello");
     let line = s.lines("access.log", 1).remove(0);
     assert_eq!(line, format!("UDP 502 5 0 127.0.0.1:{} 5 0", up.port));
@@ -258,15 +156,15 @@ fn the_next_server_gets_what_the_first_refused() {
     if skip_on_nginx("it takes the ICMP message for an answer") {
         return;
     }
-    let up = Upstream::echo("");
-    let dead = dead();
+    let up = UdpBackend::echo("");
+    let dead = dead_udp();
     let conf = "upstream u { server 127.0.0.1:%%U0%%; server 127.0.0.1:%%U1%% backup; }
     server { listen 127.0.0.1:%%P0%% udp; proxy_pass u; proxy_responses 1; }
     server { listen 127.0.0.1:%%P1%% udp; proxy_pass 127.0.0.1:%%U0%%; }
     server { listen 127.0.0.1:%%P2%% udp; proxy_pass u2; proxy_next_upstream off; }
     upstream u2 { server 127.0.0.1:%%U0%%; server 127.0.0.1:%%U1%% backup; }";
     let s = setup(conf, &[dead, up.port]).start();
-    assert_eq!(Client::to(s.port(0)).ask("to whom"), "to whom");
+    assert_eq!(UdpClient::to(s.port(0)).ask("to whom"), "to whom");
     let line = s.lines("access.log", 1).remove(0);
     let addrs = format!("127.0.0.1:{dead}, 127.0.0.1:{}", up.port);
     assert_eq!(line, format!("UDP 200 7 7 {addrs} 7, 7 0, 7"));
@@ -275,7 +173,7 @@ fn the_next_server_gets_what_the_first_refused() {
     s.wait_for_text("error.log", "upstream server temporarily disabled");
     // With no other server, or none wanted, the session fails, and the client hears nothing.
     for port in [s.port(1), s.port(2)] {
-        assert!(Client::to(port).send("to nobody").hears_nothing());
+        assert!(UdpClient::to(port).send("to nobody").hears_nothing());
     }
     for line in &s.lines("access.log", 3)[1..] {
         assert_eq!(*line, format!("UDP 502 9 0 127.0.0.1:{dead} 9 0"));
@@ -284,10 +182,10 @@ fn the_next_server_gets_what_the_first_refused() {
 
 #[test]
 fn datagrams_of_every_length() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = "server { listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; }";
     let s = setup(conf, &[up.port]).start();
-    let client = Client::to(s.port(0));
+    let client = UdpClient::to(s.port(0));
     let mut lengths = vec![1, 2, 1471, 1472, 1473, 4096, 4097, 16_384];
     if !is_nginx() {
         // nginx cuts off what is beyond proxy_buffer_size.
@@ -302,7 +200,7 @@ fn datagrams_of_every_length() {
 
 #[test]
 fn hash_keeps_a_client_on_its_server() {
-    let ups = ["a", "b", "c"].map(Upstream::echo);
+    let ups = ["a", "b", "c"].map(UdpBackend::echo);
     let conf = "upstream u {
         hash $remote_addr consistent;
         server 127.0.0.1:%%U0%%; server 127.0.0.1:%%U1%%; server 127.0.0.1:%%U2%%;
@@ -313,7 +211,7 @@ fn hash_keeps_a_client_on_its_server() {
     for last in 1..=30 {
         let to = SocketAddr::from(([127, 0, 0, 1], s.port(0)));
         let answers: BTreeSet<_> = (0..4)
-            .map(|_| Client::between(&format!("127.0.0.{last}"), to).ask(""))
+            .map(|_| UdpClient::between(&format!("127.0.0.{last}"), to).ask(""))
             .collect();
         assert_eq!(answers.len(), 1);
         used.extend(answers);
@@ -323,11 +221,11 @@ fn hash_keeps_a_client_on_its_server() {
 
 #[test]
 fn many_clients_each_get_their_own_answers() {
-    let ups = ["", ""].map(Upstream::echo);
+    let ups = ["", ""].map(UdpBackend::echo);
     let conf = "upstream u { server 127.0.0.1:%%U0%%; server 127.0.0.1:%%U1%%; }
     server { listen 127.0.0.1:%%P0%% udp; proxy_pass u; }";
     let s = setup(conf, &ups.each_ref().map(|up| up.port)).start();
-    let clients: Vec<_> = (0..200).map(|_| Client::to(s.port(0))).collect();
+    let clients: Vec<_> = (0..200).map(|_| UdpClient::to(s.port(0))).collect();
     for round in 0..5 {
         // Not more at once than the receive buffers hold.
         for (index, client) in clients.iter().enumerate() {
@@ -339,20 +237,20 @@ fn many_clients_each_get_their_own_answers() {
             }
         }
     }
-    assert_eq!(ups.iter().map(Upstream::sessions).sum::<usize>(), 200);
+    assert_eq!(ups.iter().map(UdpBackend::sessions).sum::<usize>(), 200);
     assert_eq!(ups.map(|up| up.sessions()), [100, 100]);
 }
 
 #[test]
 fn an_answer_leaves_from_the_address_the_client_used() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     // A port of its own: those of the harness are taken at one address.
-    let port = dead();
+    let port = dead_udp();
     let conf = "server { listen %%ANY%% udp; proxy_pass 127.0.0.1:%%U0%%; }";
     let s = setup(conf, &[up.port]).value("ANY", port).start();
     // The client's socket is connected, and takes answers from nowhere else.
     for last in 1..4 {
-        let client = Client::between("127.0.0.1", SocketAddr::from(([127, 0, 0, last], port)));
+        let client = UdpClient::between("127.0.0.1", SocketAddr::from(([127, 0, 0, last], port)));
         assert_eq!(client.ask("who"), "who");
     }
     // Also when one socket speaks to two of our addresses.
@@ -368,7 +266,7 @@ fn an_answer_leaves_from_the_address_the_client_used() {
 
 #[test]
 fn tcp_and_udp_share_a_port_and_a_server() {
-    let up = Upstream::echo("datagram ");
+    let up = UdpBackend::echo("datagram ");
     let tcp = Backend::raw(|mut conn, _| {
         conn.more();
         let _ = conn.try_send(b"bytes");
@@ -379,16 +277,16 @@ fn tcp_and_udp_share_a_port_and_a_server() {
     server { listen 127.0.0.1:%%P0%% udp; listen [::1]:%%P0%% udp; proxy_pass u; }
     server { listen 127.0.0.1:%%P1%%; listen 127.0.0.1:%%P1%% udp; proxy_pass u; }";
     let s = setup(conf, &[up.port, tcp.port]).start();
-    assert_eq!(Client::to(s.port(0)).ask("1"), "datagram 1");
+    assert_eq!(UdpClient::to(s.port(0)).ask("1"), "datagram 1");
     assert_eq!(s.connect().send("2").take(5), b"bytes");
-    assert_eq!(Client::to(s.port(1)).ask("3"), "datagram 3");
+    assert_eq!(UdpClient::to(s.port(1)).ask("3"), "datagram 3");
     let to = SocketAddr::from((Ipv6Addr::LOCALHOST, s.port(0)));
-    assert_eq!(Client::between("::1", to).ask("4"), "datagram 4");
+    assert_eq!(UdpClient::between("::1", to).ask("4"), "datagram 4");
 }
 
 #[test]
 fn a_range_of_ports() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = "server { listen 127.0.0.1:%%FIRST%%-%%LAST%% udp; proxy_pass 127.0.0.1:%%U0%%; }";
     // Five ports in a row, with nobody on them.
     let first = (20_000..60_000)
@@ -400,7 +298,7 @@ fn a_range_of_ports() {
         .value("LAST", first + 4)
         .start();
     for port in first..first + 5 {
-        assert_eq!(Client::to(port).ask("here"), "here");
+        assert_eq!(UdpClient::to(port).ask("here"), "here");
     }
     drop(s);
 }
@@ -410,7 +308,7 @@ fn a_session_goes_on_over_reloads() {
     if skip_on_nginx("its old workers end their sessions") {
         return;
     }
-    let (one, two) = (Upstream::echo("one "), Upstream::echo("two "));
+    let (one, two) = (UdpBackend::echo("one "), UdpBackend::echo("two "));
     let conf = |server: &str| {
         format!(
             "%%MODULES%%
@@ -422,30 +320,30 @@ fn a_session_goes_on_over_reloads() {
         .value("U0", one.port)
         .value("U1", two.port)
         .start();
-    let old = Client::to(s.port(0));
+    let old = UdpClient::to(s.port(0));
     assert_eq!(old.ask("1"), "one 1");
     s.write_conf(&conf("127.0.0.1:%%U1%%"));
     s.signal(libc::SIGHUP);
     wait_for("new sessions to go elsewhere", || {
-        Client::to(s.port(0)).ask("?") == "two ?"
+        UdpClient::to(s.port(0)).ask("?") == "two ?"
     });
     assert_eq!(old.ask("2"), "one 2");
     // The address goes. The session that it has stays, and nobody else gets an answer.
     s.write_conf("%%MODULES%% events {} stream {}");
     s.signal(libc::SIGHUP);
     wait_for("nobody to be served", || {
-        Client::to(s.port(0)).send("?").hears_nothing()
+        UdpClient::to(s.port(0)).send("?").hears_nothing()
     });
     assert_eq!(old.ask("3"), "one 3");
     // And comes again.
     s.write_conf(&conf("127.0.0.1:%%U1%%"));
     s.signal(libc::SIGHUP);
     wait_for("everyone to be served", || {
-        !Client::to(s.port(0)).send("?").hears_nothing()
+        !UdpClient::to(s.port(0)).send("?").hears_nothing()
     });
     assert_eq!(old.ask("4"), "one 4");
     for _ in 0..20 {
-        assert_eq!(Client::to(s.port(0)).ask("5"), "two 5");
+        assert_eq!(UdpClient::to(s.port(0)).ask("5"), "two 5");
     }
 }
 
@@ -454,7 +352,7 @@ fn nothing_is_lost_over_reloads() {
     if skip_on_nginx("its old workers end their sessions") {
         return;
     }
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = |workers: u32| {
         format!(
             "%%MODULES%% worker_processes {workers}; events {{}}
@@ -462,7 +360,7 @@ fn nothing_is_lost_over_reloads() {
         )
     };
     let s = Setup::full(&conf(2)).value("U0", up.port).start();
-    let clients: Vec<_> = (0..16).map(|_| Client::to(s.port(0))).collect();
+    let clients: Vec<_> = (0..16).map(|_| UdpClient::to(s.port(0))).collect();
     for (round, workers) in [3, 1, 2, 2].into_iter().enumerate() {
         s.write_conf(&conf(workers));
         std::thread::scope(|scope| {
@@ -485,14 +383,14 @@ fn quit_waits_for_answers() {
     if skip_on_nginx("it waits until a session is silent, and then answers nobody") {
         return;
     }
-    let up = Upstream::new(|datagram| {
+    let up = UdpBackend::new(|datagram| {
         // QUIT has to come before the answer.
         std::thread::sleep(Duration::from_millis(300));
         vec![datagram.to_vec()]
     });
     let conf = "server { listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; }";
     let mut s = setup(conf, &[up.port]).start();
-    let (idle, waiting) = (Client::to(s.port(0)), Client::to(s.port(0)));
+    let (idle, waiting) = (UdpClient::to(s.port(0)), UdpClient::to(s.port(0)));
     assert_eq!(idle.ask("idle"), "idle");
     waiting.send("waiting");
     wait_for("the datagram upstream", || up.came().len() == 2);
@@ -505,7 +403,7 @@ fn quit_waits_for_answers() {
 
 #[test]
 fn sessions_count_as_connections() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = format!(
         "%%MODULES%% worker_processes 1; events {{ worker_connections {}; }}
         stream {{ server {{ listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; }} }}",
@@ -513,7 +411,7 @@ fn sessions_count_as_connections() {
     );
     let mut s = Setup::full(&conf).value("U0", up.port).start();
     s.expect_alerts();
-    let clients: Vec<_> = (0..40).map(|_| Client::to(s.port(0))).collect();
+    let clients: Vec<_> = (0..40).map(|_| UdpClient::to(s.port(0))).collect();
     let served = clients
         .iter()
         .filter(|client| !client.send("?").hears_nothing())
@@ -526,24 +424,24 @@ fn sessions_count_as_connections() {
 
 #[test]
 fn the_local_address_of_the_upstreams_side() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = "server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_bind 127.0.0.9;
     }";
     let s = setup(conf, &[up.port]).start();
-    assert_eq!(Client::to(s.port(0)).ask("a"), "a");
-    assert_eq!(up.came.lock().unwrap()[0].0.ip().to_string(), "127.0.0.9");
+    assert_eq!(UdpClient::to(s.port(0)).ask("a"), "a");
+    assert_eq!(up.senders()[0].ip().to_string(), "127.0.0.9");
 }
 
 #[test]
 fn the_first_datagram_has_the_proxy_header() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = "server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_protocol on;
     }";
     let s = setup(conf, &[up.port]).start();
-    let client = Client::to(s.port(0));
-    let ports = format!("{} {}", client.0.local_addr().unwrap().port(), s.port(0));
+    let client = UdpClient::to(s.port(0));
+    let ports = format!("{} {}", client.addr().port(), s.port(0));
     let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {ports}\r\n");
     assert_eq!(client.ask("a"), format!("{header}a"));
     assert_eq!(client.ask("b"), "b");
@@ -552,10 +450,10 @@ fn the_first_datagram_has_the_proxy_header() {
     }
     let conf = "server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%;
-        proxy_protocol on; proxy_protocol_version 2;
+        proxy_protocol v2;
     }";
     let s = setup(conf, &[up.port]).start();
-    let got = Client::to(s.port(0)).send("a").next();
+    let got = UdpClient::to(s.port(0)).send("a").next();
     // PROXY, over UDP and IPv4 (section 2.2 of the protocol).
     assert_eq!(got[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c");
     assert_eq!(got[28..], *b"a");
@@ -567,7 +465,7 @@ fn a_server_that_answers_by_itself() {
         "server { listen 127.0.0.1:%%P0%% udp; return '$remote_addr $protocol $bytes_received'; }
     server { listen 127.0.0.1:%%P1%% udp; return ''; }";
     let s = setup(conf, &[]).start();
-    let client = Client::to(s.port(0));
+    let client = UdpClient::to(s.port(0));
     // Each datagram is a session.
     client.send("a").send("bb").send("");
     let got: Vec<_> = (0..3).map(|_| client.next()).collect();
@@ -575,7 +473,7 @@ fn a_server_that_answers_by_itself() {
         got,
         ["1", "2", "0"].map(|count| format!("127.0.0.1 UDP {count}").into_bytes())
     );
-    assert!(Client::to(s.port(1)).send("x").hears_nothing());
+    assert!(UdpClient::to(s.port(1)).send("x").hears_nothing());
     let mut lines = s.lines("access.log", 4);
     lines.sort();
     let sent = ["0 15", "1 0", "1 15", "2 15"];
@@ -584,14 +482,14 @@ fn a_server_that_answers_by_itself() {
 
 #[test]
 fn who_may_come_and_how_many() {
-    let up = Upstream::echo("");
+    let up = UdpBackend::echo("");
     let conf = "limit_conn_zone $remote_addr zone=z:1m;
     server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; allow 127.0.0.2; deny all;
     }
     server { listen 127.0.0.1:%%P1%% udp; proxy_pass 127.0.0.1:%%U0%%; limit_conn z 1; }";
     let s = setup(conf, &[up.port]).start();
-    assert!(Client::to(s.port(0)).send("nobody").hears_nothing());
+    assert!(UdpClient::to(s.port(0)).send("nobody").hears_nothing());
     let told = format!(
         "access forbidden by rule while initializing session, udp client: 127.0.0.1, server: \
          127.0.0.1:{}",
@@ -600,10 +498,10 @@ fn who_may_come_and_how_many() {
     s.wait_for_text("error.log", &told);
     assert_eq!(s.lines("access.log", 1), ["UDP 403 6 0 - - -"]);
     let to = SocketAddr::from(([127, 0, 0, 1], s.port(0)));
-    assert_eq!(Client::between("127.0.0.2", to).ask("known"), "known");
-    let first = Client::to(s.port(1));
+    assert_eq!(UdpClient::between("127.0.0.2", to).ask("known"), "known");
+    let first = UdpClient::to(s.port(1));
     assert_eq!(first.ask("1"), "1");
-    assert!(Client::to(s.port(1)).send("22").hears_nothing());
+    assert!(UdpClient::to(s.port(1)).send("22").hears_nothing());
     s.wait_for_text("error.log", "limiting connections by zone \"z\"");
     assert_eq!(s.lines("access.log", 2)[1], "UDP 503 2 0 - - -");
     assert_eq!(first.ask("3"), "3");
@@ -611,7 +509,7 @@ fn who_may_come_and_how_many() {
 
 #[test]
 fn rates_hold_for_datagrams() {
-    let up = Upstream::new(|datagram| vec![datagram.to_vec(); 5]);
+    let up = UdpBackend::new(|datagram| vec![datagram.to_vec(); 5]);
     let conf = "server {
         listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; proxy_download_rate 5k;
     }
@@ -620,7 +518,7 @@ fn rates_hold_for_datagrams() {
     }";
     let s = setup(conf, &[up.port]).start();
     let begun = Instant::now();
-    let client = Client::to(s.port(0));
+    let client = UdpClient::to(s.port(0));
     client.send([7; 1024]);
     (0..5).for_each(|_| assert_eq!(client.next(), [7; 1024]));
     assert!(
@@ -632,7 +530,7 @@ fn rates_hold_for_datagrams() {
         return; // it loses what comes too fast
     }
     let begun = Instant::now();
-    let client = Client::to(s.port(1));
+    let client = UdpClient::to(s.port(1));
     client
         .send([8; 1024])
         .send([8; 1024])
@@ -657,7 +555,7 @@ fn a_unix_socket_takes_datagrams_and_answers_none() {
     // Workers have given up root.
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
     up.set_read_timeout(Some(PATIENCE)).unwrap();
-    Client::to(s.port(0)).send("a line of a log");
+    UdpClient::to(s.port(0)).send("a line of a log");
     let mut buffer = [0; 100];
     let count = up.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..count], b"a line of a log");
@@ -672,10 +570,10 @@ fn failures_add_up() {
         server 127.0.0.1:%%U0%% max_fails=2 weight=100; server 127.0.0.1:%%U1%% weight=1;
     }
     server { listen 127.0.0.1:%%P0%% udp; proxy_pass u; proxy_responses 1; }";
-    let up = Upstream::echo("");
-    let s = setup(conf, &[dead(), up.port]).start();
+    let up = UdpBackend::echo("");
+    let s = setup(conf, &[dead_udp(), up.port]).start();
     for round in ["1", "2", "3"] {
-        assert_eq!(Client::to(s.port(0)).ask(round), round);
+        assert_eq!(UdpClient::to(s.port(0)).ask(round), round);
     }
     s.wait_for_text("error.log", "temporarily disabled");
     let log = s.error_log();

@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod datagram;
 pub mod dns;
 pub mod load;
 pub mod ports;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub use backend::{Backend, ok, resp};
 pub use client::Conn;
+pub use datagram::{UdpBackend, UdpClient, dead_udp};
 pub use dns::Dns;
 pub use load::Load;
 pub use server::{Server, Setup, full, http, stream};
