@@ -53,6 +53,7 @@ mod stream_session;
 mod stream_ssl_preread;
 mod stream_udp;
 mod stream_upstream;
+mod stream_variables;
 mod tidy;
 mod tls_client_certificate;
 mod tls_server;
