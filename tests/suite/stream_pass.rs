@@ -1,5 +1,8 @@
 //! `pass`: connections that change their listening address.
 
+use std::sync::Arc;
+
+use crate::common::tls::{Identity, TlsConn, client};
 use crate::common::*;
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -111,6 +114,39 @@ fn limits_go_along() {
         let mut conn = s.connect();
         conn.try_send(request.as_bytes()).is_ok() && conn.try_response("GET").is_ok()
     });
+}
+
+#[test]
+fn to_tls_with_the_hello_that_was_looked_at() {
+    if skip_on_nginx("pass came with 1.25.5") {
+        return;
+    }
+    let own = Identity::new(&["a.example"]);
+    let s = Setup::full(
+        "events {}
+        stream {
+            map $ssl_preread_server_name $to {
+                a.example 127.0.0.1:%%P1%%; default 127.0.0.1:%%P2%%;
+            }
+            server { listen 127.0.0.1:%%P0%%; ssl_preread on; pass $to; }
+            server { listen 127.0.0.1:%%P2%%; return nobody; }
+        }
+        http {
+            %%HTTP%%
+            server {
+                listen 127.0.0.1:%%P1%% ssl; ssl_certificate c.pem; ssl_certificate_key k.pem;
+                return 200 \"$ssl_server_name $ssl_protocol\";
+            }
+        }",
+    )
+    .file("c.pem", own.cert)
+    .file("k.pem", own.key)
+    .start();
+    let mut conn = TlsConn::to(s.port(0), "a.example", &Arc::new(client()));
+    for _ in 0..2 {
+        assert_eq!(conn.get("a.example", "/"), "a.example TLSv1.3");
+    }
+    assert_eq!(s.connect().send("no TLS at all").rest(), b"nobody");
 }
 
 #[test]
