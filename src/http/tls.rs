@@ -24,6 +24,19 @@ pub struct Secured {
     pub verified: Result<(), Failure>,
 }
 
+impl Secured {
+    /// What is known when the client has said which server it wants.
+    fn named(name: &str) -> Secured {
+        Secured {
+            session: Session {
+                server_name: name.into(),
+                ..Session::default()
+            },
+            verified: Ok(()),
+        }
+    }
+}
+
 /// How a connection to an address with `listen … ssl` begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beginning {
@@ -55,17 +68,36 @@ pub async fn begin(ex: &mut Exchange, client: &mut Client) -> Beginning {
         Err(beginning) => return beginning,
     };
     let name = String::from_utf8_lossy(&hello.server_name).into_owned();
+    if name.contains(['/', '\0']) || name.starts_with('.') {
+        return failed(ex, "bad server name");
+    }
     route::choose_first_server(ex, &name);
     let listen = &generation.http.listens[ex.listen as usize];
     let own = &generation.server(ex.server).ssl;
     let default = &generation.server(listen.default_server).ssl;
-    let Some(server) = own.server.as_ref().or(default.server.as_ref()) else {
+    let conf = if own.server.is_some() { own } else { default };
+    let Some(server) = &conf.server else {
         return failed(ex, "no certificate for this name");
     };
     if server.reject {
         let _ = client.send(UNRECOGNIZED_NAME.to_vec(), timeout).await;
         return failed(ex, "handshake rejected");
     }
+    let loaded;
+    let server = match &conf.dynamic {
+        None => &**server,
+        Some(dynamic) => {
+            // For the variables in the paths.
+            ex.client.tls = Some(Rc::new(Secured::named(&name)));
+            let with_certificates = dynamic.load(ex, server).await;
+            ex.client.tls = None;
+            let Some(with_certificates) = with_certificates else {
+                return failed(ex, "no certificate");
+            };
+            loaded = with_certificates;
+            &loaded
+        }
+    };
     let Some(established) = shake(ex, client, server, &name, timeout).await else {
         return Beginning::Over;
     };

@@ -29,6 +29,7 @@ pub enum Progress {
 }
 
 /// What a handshake has come to.
+#[derive(Default)]
 pub struct Session {
     /// OpenSSL's name of the version.
     pub protocol: &'static str,

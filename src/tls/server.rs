@@ -39,7 +39,7 @@ pub struct Settings {
     /// Clients are asked for a certificate.
     pub asks: bool,
     /// Who may have signed those, and how they are verified; `None` if they are not.
-    pub trust: Option<Trust>,
+    pub trust: Option<Arc<Trust>>,
     /// The authorities that clients are told the names of.
     pub told: Vec<CertificateDer<'static>>,
     /// Sessions that clients keep.
@@ -61,7 +61,7 @@ pub struct Server {
     /// For rustls.
     pub config: Arc<ServerConfig>,
     /// See [`Settings::trust`].
-    pub trust: Option<Trust>,
+    pub trust: Option<Arc<Trust>>,
     /// See [`Settings::record_max`].
     pub record_max: usize,
     /// See [`Settings::reject`].
@@ -120,6 +120,20 @@ impl Server {
             record_max: settings.record_max,
             reject: settings.reject,
         })
+    }
+}
+
+impl Server {
+    /// The same with these certificates.
+    pub fn with_certificates(&self, certificates: Vec<Arc<CertifiedKey>>) -> Server {
+        let mut config = ServerConfig::clone(&self.config);
+        config.cert_resolver = Arc::new(Certificates(certificates));
+        Server {
+            config: Arc::new(config),
+            trust: self.trust.clone(),
+            record_max: self.record_max,
+            reject: self.reject,
+        }
     }
 }
 

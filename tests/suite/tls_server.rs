@@ -418,6 +418,32 @@ fn certificates_are_read_again_on_reload() {
 }
 
 #[test]
+fn certificates_are_named_by_variables() {
+    let names = ["one.example", "two.example"];
+    let identities = names.map(|name| Identity::new(&[name]));
+    let mut setup = Setup::http(
+        "server { listen 127.0.0.1:%%P0%% ssl;
+            ssl_certificate %%DIR%%/$ssl_server_name.pem;
+            ssl_certificate_key %%DIR%%/$ssl_server_name.key;
+            return 200 \"$ssl_server_name $ssl_session_reused\"; }",
+    );
+    for (name, identity) in names.iter().zip(&identities) {
+        setup = setup
+            .file(&format!("{name}.pem"), &identity.cert)
+            .file(&format!("{name}.key"), &identity.key);
+    }
+    let s = setup.start();
+    let config = Arc::new(client());
+    for (name, identity) in names.iter().zip(&identities) {
+        let mut conn = TlsConn::to(s.port(0), name, &config);
+        assert_eq!(conn.peer(), identity.der());
+        assert_eq!(conn.get(name, "/"), format!("{name} ."));
+    }
+    assert!(TlsConn::try_to(s.port(0), "three.example", &config).is_err());
+    s.wait_for_text("error.log", "three.example.pem\"");
+}
+
+#[test]
 fn websockets_go_through() {
     let backend = Backend::raw(|conn, _| {
         let Ok(mut ws) = tungstenite::accept(conn.into_tcp()) else {

@@ -94,11 +94,6 @@ fn finish(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Liste
 /// Whether there is a certificate for every handshake with an address that is not refused.
 fn check_certificates(address: &Address, span: Span, c: &Compiler) -> Result<()> {
     let ssl = |id: u32| &c.server(id).ssl;
-    let mut all = address.servers.iter().map(|id| ssl(*id));
-    if all.any(|ssl| ssl.has_variables) {
-        let message = "variables in \"ssl_certificate\" are not implemented by ringway yet";
-        return Err(ConfigError::at(span, message));
-    }
     let default = ssl(address.default_server).server.as_ref();
     let is_complete = match default {
         Some(default) if default.reject => {

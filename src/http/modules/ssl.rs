@@ -5,6 +5,7 @@
 
 mod build;
 mod conf;
+mod dynamic;
 mod variables;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use crate::inherit;
 use crate::observe::os_error;
 
 pub use conf::{Common, Conf, Protocols, Verify};
+pub use dynamic::Dynamic;
 pub use variables::VARIABLES;
 
 const HS: Contexts = Contexts::HTTP.or(Contexts::SERVER);
@@ -53,7 +55,7 @@ pub const ROWS: &[Row<Scope>] = &[
         set_certificate_cache,
     )
     .default("off")
-    .without_effect("certificates named by variables are not there yet")
+    .without_effect("certificates named by variables are read for each handshake")
     .doc("How many certificates named by variables are kept, and how long."),
     R::flag("ssl_certificate_compression", HS, |s| {
         &mut s.ssl.certificate_compression

@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, SupportedCipherSuite};
 
 use super::conf::{Conf, Protocols, Verify};
-use super::{BuiltinCache, Raw};
+use super::{BuiltinCache, Dynamic, Raw};
 use crate::config::{ConfigError, Result, Span, Word, value};
 use crate::http::scope::Compiler;
 use crate::observe::os_error;
@@ -50,21 +50,22 @@ impl Raw {
     /// with another's, a list of ciphers that leaves none, an unknown variable or command.
     pub fn compile(&self, c: &mut Compiler) -> Result<Conf> {
         self.declare_zones(&mut c.ssl)?;
-        let (words, has_variables) = self.pairs(c)?;
+        let words = self.pairs()?;
         let reject = self.reject_handshake.unwrap_or(false);
-        if has_variables || words.is_empty() && !reject {
-            return Ok(Conf {
-                has_variables,
-                ..Conf::default()
-            });
+        if words.is_empty() && !reject {
+            return Ok(Conf::default());
         }
+        let dynamic = self.dynamic(&words, c)?;
         let verify = match self.verify_client {
             Some(1) => Verify::On,
             Some(2) => Verify::Optional,
             Some(3) => Verify::OptionalNoCa,
             _ => Verify::Off,
         };
-        let certificates = self.certificates(&words, c)?;
+        let certificates = match dynamic {
+            Some(_) => Vec::new(),
+            None => self.certificates(&words, c)?,
+        };
         let mut settings = Settings::new(certificates);
         settings.reject = reject;
         settings.alpn = ALPN.map(<[u8]>::to_vec).to_vec();
@@ -77,12 +78,12 @@ impl Raw {
         Ok(Conf {
             server: Some(Arc::new(server)),
             verify,
-            has_variables: false,
+            dynamic,
         })
     }
 
-    /// The certificates with their keys as they are written, and whether there are variables.
-    fn pairs<'w>(&'w self, c: &mut Compiler) -> Result<(Vec<(&'w Word, &'w Word)>, bool)> {
+    /// The certificates with their keys as they are written.
+    fn pairs(&self) -> Result<Vec<(&Word, &Word)>> {
         let certificates = self.certificates.as_deref().unwrap_or_default();
         let keys = self.keys.as_deref().unwrap_or_default();
         if let Some(last) = certificates
@@ -94,18 +95,34 @@ impl Raw {
                 format!("no \"ssl_certificate_key\" is defined for certificate \"{text}\"");
             return Err(ConfigError::at(last.span, message));
         }
-        let pairs: Vec<_> = certificates.iter().zip(keys).collect();
-        let mut has_variables = false;
-        for word in pairs
-            .iter()
-            .flat_map(|(certificate, key)| [*certificate, *key])
-        {
-            if word.bytes.contains(&b'$') {
-                c.template(word)?;
-                has_variables = true;
-            }
+        Ok(certificates.iter().zip(keys).collect())
+    }
+
+    /// The certificates if variables name one of them.
+    fn dynamic(&self, pairs: &[(&Word, &Word)], c: &mut Compiler) -> Result<Option<Dynamic>> {
+        let has_variables = |(certificate, key): &(&Word, &Word)| {
+            certificate.bytes.contains(&b'$') || key.bytes.contains(&b'$')
+        };
+        if !pairs.iter().any(has_variables) {
+            return Ok(None);
         }
-        Ok((pairs, has_variables))
+        let mut templates = Vec::with_capacity(pairs.len());
+        for (certificate, key) in pairs {
+            templates.push((c.template(certificate)?, c.template(key)?));
+        }
+        Ok(Some(Dynamic {
+            pairs: templates,
+            prefix: c.reader.conf_path(&Word::new("", pairs[0].0.span)),
+            passphrases: self.passphrases(),
+        }))
+    }
+
+    /// The lines of `ssl_password_file`.
+    fn passphrases(&self) -> Vec<Vec<u8>> {
+        match &self.password_file {
+            Some(path) => key::passphrases(&cert::read(path).unwrap_or_default()),
+            None => Vec::new(),
+        }
     }
 
     fn certificates(
@@ -113,10 +130,7 @@ impl Raw {
         pairs: &[(&Word, &Word)],
         c: &mut Compiler,
     ) -> Result<Vec<Arc<CertifiedKey>>> {
-        let passphrases = match &self.password_file {
-            Some(path) => key::passphrases(&cert::read(path).unwrap_or_default()),
-            None => Vec::new(),
-        };
+        let passphrases = self.passphrases();
         let provider = server::provider();
         let mut loaded = Vec::with_capacity(pairs.len());
         for (certificate, key) in pairs {
@@ -307,12 +321,12 @@ impl Raw {
             return Ok(());
         }
         settings.asks = true;
-        settings.trust = Some(Trust {
+        settings.trust = Some(Arc::new(Trust {
             authorities: told.iter().chain(&trusted).cloned().collect(),
             depth: self.verify_depth.unwrap_or(1) as usize,
             revoked,
             algorithms: server::algorithms(),
-        });
+        }));
         settings.told = told;
         Ok(())
     }
@@ -324,7 +338,8 @@ impl Raw {
         verify: Verify,
         c: &mut Compiler,
     ) -> Result<()> {
-        let context = context(settings, verify);
+        let words = self.certificates.as_deref().unwrap_or_default();
+        let context = context(settings, verify, words);
         let lifetime = self.session_timeout.unwrap_or(Duration::from_secs(300));
         let keys = self.ticket_keys(c)?;
         settings.cache = match (&self.shared_cache, self.builtin_cache) {
@@ -431,7 +446,7 @@ fn groups(word: &Word, c: &mut Compiler) -> Result<Vec<&'static dyn SupportedKxG
 
 /// What the server demands of a client, in short, so that no session is resumed by another that
 /// demands something else.
-fn context(settings: &Settings, verify: Verify) -> Context {
+fn context(settings: &Settings, verify: Verify, words: &[Word]) -> Context {
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut add = |der: &[u8]| {
         hash.update(&(der.len() as u64).to_be_bytes());
@@ -439,6 +454,10 @@ fn context(settings: &Settings, verify: Verify) -> Context {
     };
     for one in &settings.certificates {
         add(one.cert.first().map_or(&[][..], |der| der));
+    }
+    if settings.certificates.is_empty() {
+        // Those that variables name are not known yet.
+        words.iter().for_each(|word| add(&word.bytes));
     }
     add(&[verify as u8]);
     if let Some(trust) = &settings.trust {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
 
-use super::{Raw, Zone};
+use super::{Dynamic, Raw, Zone};
 use crate::config::{ConfigError, Result, Span};
 use crate::tls;
 
@@ -26,8 +26,8 @@ pub struct Conf {
     pub server: Option<Arc<tls::Server>>,
     /// `ssl_verify_client`
     pub verify: Verify,
-    /// Its certificates are named by variables, for which there is nothing yet.
-    pub has_variables: bool,
+    /// Its certificates, if variables name them; [`Conf::server`] has none then.
+    pub dynamic: Option<Dynamic>,
 }
 
 /// A set of versions: bits in the order of [`PROTOCOLS`].

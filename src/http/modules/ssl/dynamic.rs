@@ -1,0 +1,104 @@
+//! Certificates whose files are named by variables: read for each handshake.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
+
+use crate::http::exchange::Exchange;
+use crate::observe::{Level, os_error};
+use crate::ring::File;
+use crate::tls::cert::{self, Problem};
+use crate::tls::{Server, server};
+use crate::vars::Template;
+
+/// The most that is read of a file, in bytes.
+const FILE_MAX: usize = 1 << 20;
+
+/// What stands before PEM that is given in place of a file.
+const INLINE: &[u8] = b"data:";
+
+/// Certificates and their keys as they are written.
+pub struct Dynamic {
+    /// Certificate and key.
+    pub pairs: Vec<(Template<Exchange>, Template<Exchange>)>,
+    /// Where relative paths start.
+    pub prefix: PathBuf,
+    /// Of encrypted keys.
+    pub passphrases: Vec<Vec<u8>>,
+}
+
+impl Dynamic {
+    /// `server` with the certificates for the handshake under way. `None`: one cannot be loaded,
+    /// which is in the log.
+    pub async fn load(&self, ex: &mut Exchange, server: &Server) -> Option<Server> {
+        let mut certificates = Vec::with_capacity(self.pairs.len());
+        for (certificate, key) in &self.pairs {
+            match self.load_pair(ex, certificate, key).await {
+                Ok(one) => certificates.push(Arc::new(one)),
+                Err(why) => {
+                    ex.log(Level::Error, format_args!("{why} while {}", ex.doing));
+                    return None;
+                }
+            }
+        }
+        Some(server.with_certificates(certificates))
+    }
+
+    async fn load_pair(
+        &self,
+        ex: &mut Exchange,
+        certificate: &Template<Exchange>,
+        key: &Template<Exchange>,
+    ) -> Result<CertifiedKey, String> {
+        let (chain, chain_name) = self.read(ex, certificate, "certificate").await?;
+        let (key, key_name) = self.read(ex, key, "certificate key").await?;
+        let provider = server::provider();
+        cert::certified(&chain, &key, &self.passphrases, &provider).map_err(|problem| match problem
+        {
+            Problem::Certificate(why) => format!("cannot load certificate \"{chain_name}\": {why}"),
+            Problem::Key(why) => format!(
+                "cannot load certificate key \"{key_name}\": {why} (certificate \"{chain_name}\")"
+            ),
+        })
+    }
+
+    /// The PEM that a value means, and how to call it.
+    async fn read(
+        &self,
+        ex: &mut Exchange,
+        value: &Template<Exchange>,
+        what: &str,
+    ) -> Result<(Vec<u8>, String), String> {
+        let mut text = Vec::new();
+        value.eval(ex, &mut text);
+        if let Some(pem) = text.strip_prefix(INLINE) {
+            return Ok((pem.to_vec(), "data:".into()));
+        }
+        let path = self.prefix.join(OsStr::from_bytes(&text));
+        let name = path.display().to_string();
+        let read = async {
+            let file = File::open(&path).await?;
+            let mut content = Vec::new();
+            while content.len() < FILE_MAX {
+                let offset = content.len() as u64;
+                let (result, piece) = file.read_at(Vec::with_capacity(16 << 10), offset).await;
+                if result? == 0 {
+                    break;
+                }
+                content.extend_from_slice(&piece);
+            }
+            io::Result::Ok(content)
+        };
+        match read.await {
+            Ok(content) => Ok((content, name)),
+            Err(error) => Err(format!(
+                "cannot load {what} \"{name}\": it cannot be read {}",
+                os_error(&error)
+            )),
+        }
+    }
+}
