@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::keepalive::Keepalive;
@@ -45,16 +46,34 @@ impl DynamicGroups {
         {
             return known.group.clone();
         }
-        if self.0.len() >= NAMES_MAX {
-            self.0.clear();
-        }
         let addrs = ips
             .iter()
             .map(|&ip| SocketAddr::new(ip, port).into())
             .collect();
+        self.remember(name, ips.clone(), port, addrs)
+    }
+
+    /// The group of the unix socket at `path`, which `name` is.
+    pub fn unix(&mut self, name: &str, path: &Path) -> Arc<Group> {
+        match self.0.get(name) {
+            Some(known) => known.group.clone(),
+            None => self.remember(name, Arc::new([]), 0, vec![path.to_owned().into()]),
+        }
+    }
+
+    fn remember(
+        &mut self,
+        name: &str,
+        ips: Arc<[IpAddr]>,
+        port: u16,
+        addrs: Vec<PeerAddr>,
+    ) -> Arc<Group> {
+        if self.0.len() >= NAMES_MAX {
+            self.0.clear();
+        }
         let group = Arc::new(Group::unregistered(name, &[ServerSpec::new(name, addrs)]));
         let known = Known {
-            ips: ips.clone(),
+            ips,
             port,
             group: group.clone(),
         };
@@ -82,8 +101,14 @@ mod tests {
         let second = groups.group("a:80", &other, 80);
         assert!(!Arc::ptr_eq(&first, &second));
         assert_eq!(second.peers().all().count(), 2);
+        let socket = groups.unix("unix:/s", Path::new("/s"));
+        assert!(Arc::ptr_eq(
+            &socket,
+            &groups.unix("unix:/s", Path::new("/s"))
+        ));
         for n in 0..3000 {
             groups.group(&format!("{n}:80"), &ips, 80);
+            groups.unix(&format!("unix:/{n}"), Path::new("/s"));
         }
         assert!(groups.0.len() <= NAMES_MAX);
     }

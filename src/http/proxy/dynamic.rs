@@ -1,11 +1,11 @@
 //! `proxy_pass` with variables: where a URL leads that is only known when the request is there.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::http::exchange::Exchange;
 use crate::observe::Level;
-use crate::upstream::{Group, Keepalive, PeerAddr, Registry, implicit};
+use crate::upstream::Group;
 use crate::vars::Template;
 
 use super::conf::Url;
@@ -33,9 +33,7 @@ pub async fn find(ex: &mut Exchange, template: &Template<Exchange>) -> Result<Ar
     }
     let name = url.peer_name();
     if let Some(path) = url.unix {
-        let addr = PeerAddr::from(PathBuf::from(path));
-        let group = implicit::group(Registry::global(), &name, vec![addr], Keepalive::DEFAULT);
-        return Ok(Arc::new(group));
+        return Ok(ex.local.dynamic.borrow_mut().unix(&name, Path::new(path)));
     }
     if let Some(at) = ex.generation.http.group_named(url.host) {
         ex.group = at;

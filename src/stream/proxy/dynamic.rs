@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::observe::Level;
 use crate::stream::serve::End;
 use crate::stream::session::Session;
-use crate::upstream::{Group, Keepalive, PeerAddr, Registry, Target, implicit};
+use crate::upstream::{Group, PeerAddr, Target};
 use crate::vars::Template;
 
 use super::Conf;
@@ -37,9 +37,9 @@ pub async fn find(
     let (ips, port): (Arc<[IpAddr]>, u16) = match target {
         Target::Addr(addr) => match addr {
             PeerAddr::Inet(addr) => (Arc::new([addr.ip()]), addr.port()),
-            unix @ PeerAddr::Unix(_) => {
-                let group = implicit::group(Registry::global(), &text, vec![unix], Keepalive::OFF);
-                return Ok((Arc::new(group), None));
+            PeerAddr::Unix(path) => {
+                let group = s.local.dynamic.borrow_mut().unix(&text, &path);
+                return Ok((group, None));
             }
         },
         Target::Name { host, port } => (resolve(s, &host, conf).await?, port),
