@@ -96,6 +96,19 @@ fn limits_and_real_addresses_allocate_nothing() {
     steady(b"GET /limited HTTP/1.1\r\nHost: a.test\r\nX-Real-IP: 2001:db8::1\r\n\r\n");
 }
 
+#[test]
+fn requests_over_tls_allocate_nothing() {
+    steady_over(true, b"GET /text HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    steady_over(
+        true,
+        b"GET /proxied/chunked HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    );
+    steady_over(
+        true,
+        b"GET /proxied/long/20000 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    );
+}
+
 const CONF: &str = r#"
 worker_processes 1;
 events {}
@@ -117,6 +130,9 @@ http {
     keepalive_requests 1000000;
     server {
         listen LISTEN;
+        listen SECURE ssl;
+        ssl_certificate PREFIX/cert.pem;
+        ssl_certificate_key PREFIX/key.pem;
         server_name a.test;
         proxy_set_header Host $host;
         proxy_set_header X-Real-IP $remote_addr;
@@ -148,8 +164,17 @@ http {
 
 /// Sends `request` over warm connections and expects that the worker allocates nothing for it.
 fn steady(request: &[u8]) {
+    steady_over(false, request);
+}
+
+/// As [`steady`], with TLS or without.
+fn steady_over(tls: bool, request: &[u8]) {
     let site = Site::get();
-    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::new(site.addr)).collect();
+    let client = |_| match tls {
+        true => Client::secure(site.secure),
+        false => Client::new(site.addr),
+    };
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(client).collect();
     rounds(&mut clients, request, WARM_UP);
     let mut counted = || {
         let counting = Counting::of(site.worker);
@@ -189,18 +214,38 @@ fn rounds(clients: &mut [Client], request: &[u8], count: usize) {
 
 /// A keepalive connection to the gateway.
 struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     bytes: Vec<u8>,
 }
 
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 impl Client {
     fn new(addr: SocketAddr) -> Client {
-        let stream = TcpStream::connect(addr).expect("the gateway accepts");
-        let limit = Some(Duration::from_secs(10));
-        stream.set_read_timeout(limit).expect("a socket option");
-        stream.set_nodelay(true).expect("a socket option");
         Client {
-            stream,
+            stream: Box::new(connect(addr)),
+            bytes: Vec::new(),
+        }
+    }
+
+    fn secure(addr: SocketAddr) -> Client {
+        static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+        let config = CONFIG.get_or_init(|| {
+            let mut roots = rustls::RootCertStore::empty();
+            let cert = identity().0.der().clone();
+            roots.add(cert).expect("a certificate");
+            let provider = rustls::crypto::aws_lc_rs::default_provider();
+            let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_safe_default_protocol_versions()
+                .expect("versions");
+            Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+        });
+        let name = "a.test".try_into().expect("a name");
+        let conn = rustls::ClientConnection::new(Arc::clone(config), name).expect("settings");
+        Client {
+            stream: Box::new(rustls::StreamOwned::new(conn, connect(addr))),
             bytes: Vec::new(),
         }
     }
@@ -233,9 +278,29 @@ impl Client {
     }
 }
 
+fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).expect("the gateway accepts");
+    let limit = Some(Duration::from_secs(10));
+    stream.set_read_timeout(limit).expect("a socket option");
+    stream.set_nodelay(true).expect("a socket option");
+    stream
+}
+
+/// The gateway's certificate, and its key.
+fn identity() -> &'static (rcgen::Certificate, rcgen::KeyPair) {
+    static IDENTITY: OnceLock<(rcgen::Certificate, rcgen::KeyPair)> = OnceLock::new();
+    IDENTITY.get_or_init(|| {
+        let made = rcgen::generate_simple_self_signed(["a.test".into()]);
+        let made = made.expect("a certificate");
+        (made.cert, made.signing_key)
+    })
+}
+
 /// The gateway under test: one worker of this process, and two backends.
 struct Site {
     addr: SocketAddr,
+    /// With TLS.
+    secure: SocketAddr,
     /// The worker's thread.
     worker: i32,
     /// Serves one test at a time.
@@ -246,6 +311,7 @@ struct Site {
 /// The site, held by one test.
 struct Held {
     addr: SocketAddr,
+    secure: SocketAddr,
     worker: i32,
     _turn: MutexGuard<'static, ()>,
 }
@@ -256,6 +322,7 @@ impl Site {
         let site = SITE.get_or_init(Site::start);
         Held {
             addr: site.addr,
+            secure: site.secure,
             worker: site.worker,
             _turn: site.turn.lock().unwrap_or_else(PoisonError::into_inner),
         }
@@ -264,32 +331,44 @@ impl Site {
     fn start() -> Site {
         let prefix = std::env::temp_dir().join(format!("ringway-alloc-{}", std::process::id()));
         fs::create_dir_all(&prefix).expect("a directory for logs");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let addr = listener.local_addr().expect("it is bound");
+        let (addr, plain) = listen();
+        let (secure, tls) = listen();
+        let (cert, key) = identity();
+        fs::write(prefix.join("cert.pem"), cert.pem()).expect("a file");
+        fs::write(prefix.join("key.pem"), key.serialize_pem()).expect("a file");
         let conf = CONF
             .replace("BACKEND2", &backend().to_string())
             .replace("BACKEND", &backend().to_string())
             .replace("LISTEN", &addr.to_string())
+            .replace("SECURE", &secure.to_string())
             .replace("PREFIX", &prefix.to_string_lossy());
         let gateway = load(&conf, &prefix);
         writer::start().expect("the log writer starts");
-        listener.set_nonblocking(true).expect("a socket option");
-        let socket = WorkerSocket {
-            addr: ListenAddr::Inet(addr),
-            fd: listener.into(),
-        };
         let (events, told) = crossbeam::channel::unbounded();
-        let handle = worker::spawn(0, vec![socket], Arc::new(gateway), events);
+        let handle = worker::spawn(0, vec![plain, tls], Arc::new(gateway), events);
         let handle = handle.expect("the worker starts");
         assert_eq!(told.recv(), Ok(Event::Ready(0)));
         // Nobody removes it: the worker lives as long as the process.
         Site {
             addr,
+            secure,
             worker: thread_named("worker-0"),
             turn: Mutex::new(()),
             _handle: handle,
         }
     }
+}
+
+/// A socket for the worker, and its address.
+fn listen() -> (SocketAddr, WorkerSocket) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    listener.set_nonblocking(true).expect("a socket option");
+    let socket = WorkerSocket {
+        addr: ListenAddr::Inet(addr),
+        fd: listener.into(),
+    };
+    (addr, socket)
 }
 
 fn load(conf: &str, prefix: &Path) -> Gateway {
