@@ -173,6 +173,11 @@ pub fn write_hex(octets: &[u8], upper: bool, out: &mut Vec<u8>) {
 pub fn write_time(secs: i64, out: &mut Vec<u8>) {
     let mut date = Vec::new();
     crate::base::clock::format_http_date(secs, &mut date);
+    if date.len() != "Sat, 21 Nov 2026 08:00:00 GMT".len() {
+        // A year of some other number of digits.
+        out.extend_from_slice(b"Bad time value");
+        return;
+    }
     // `Sat, 21 Nov 2026 08:00:00 GMT`
     let part = |range: std::ops::Range<usize>| &date[range];
     let day = if date[5] == b'0' {

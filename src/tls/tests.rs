@@ -321,3 +321,89 @@ fn revoked_certificates_are_found() {
         Err(Failure::NoCrl)
     );
 }
+
+#[test]
+fn damaged_certificates_lists_and_keys_never_panic() {
+    let chain = chain(&format!("{LEAF_V1}{MIDDLE}{ROOT}"));
+    let list = pem::parse(LIST).unwrap().into_contents();
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut out = Vec::new();
+    for round in 0..20_000 {
+        let mut der = match round % 4 {
+            3 => list.clone(),
+            at => chain[at].to_vec(),
+        };
+        for _ in 0..rng.usize(1..4) {
+            let at = rng.usize(..der.len());
+            der[at] = rng.u8(..);
+        }
+        der.truncate(rng.usize(der.len() / 2..=der.len()));
+        out.clear();
+        if let Some(one) = x509::Certificate::parse(&der) {
+            name::write_rfc2253(one.subject, &mut out);
+            name::write_legacy(one.issuer, &mut out);
+            name::write_serial(&one, &mut out);
+            name::write_time(one.not_after, &mut out);
+            name::write_time(one.not_before, &mut out);
+            one.common_names().count();
+        }
+        let text = pem::encode(&pem::Pem::new("X509 CRL", der.clone()));
+        drop(crl::parse(text.as_bytes()));
+        if round % 16 == 0 {
+            let trust = Trust {
+                authorities: chain.clone(),
+                depth: 9,
+                revoked: None,
+                algorithms: server::algorithms(),
+            };
+            let sent = [CertificateDer::from(der), chain[1].clone()];
+            let _ = trust.verify(&sent, x509::CLIENT_AUTH, UnixTime::now());
+        }
+    }
+    let key = include_str!("testdata/ec-pbes2.key");
+    let key = pem::parse(key).unwrap().into_contents();
+    // The number of rounds is left as it is, or this takes long.
+    let fixed = 36..44;
+    for _ in 0..200 {
+        let mut der = key.clone();
+        let at = rng.usize(..der.len());
+        if !fixed.contains(&at) {
+            der[at] = rng.u8(..);
+        }
+        let text = pem::encode(&pem::Pem::new("ENCRYPTED PRIVATE KEY", der));
+        drop(key::parse(text.as_bytes(), &[b"secret".to_vec()]));
+    }
+}
+
+#[test]
+fn garbage_instead_of_records_never_panics() {
+    let (certified, own) = certified();
+    let server = Server::new(Settings::new(vec![certified])).unwrap();
+    let config = Arc::new(client(&own));
+    let mut rng = fastrand::Rng::with_seed(2);
+    for _ in 0..50 {
+        let mut pair = connect(&server, &config).unwrap();
+        pair.client.writer().write_all(&[7; 300]).unwrap();
+        let mut wire = std::mem::take(&mut pair.input);
+        pair.client.write_tls(&mut wire).unwrap();
+        for _ in 0..rng.usize(1..9) {
+            let at = rng.usize(..wire.len());
+            wire[at] = rng.u8(..);
+        }
+        let mut plain = Vec::new();
+        for piece in wire.chunks(rng.usize(1..50)) {
+            if pair.server.records.open(piece, &mut plain).is_err() {
+                break;
+            }
+        }
+        // And instead of a handshake.
+        let mut handshake = Handshake::new(&server, "").unwrap();
+        let mut hello = Vec::new();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::clone(&config), name).unwrap();
+        client.write_tls(&mut hello).unwrap();
+        let at = rng.usize(..hello.len());
+        hello[at] = rng.u8(..);
+        let _ = handshake.advance(&mut hello, &mut Vec::new());
+    }
+}
