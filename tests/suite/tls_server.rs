@@ -338,6 +338,30 @@ fn sessions_are_resumed_across_workers_and_reloads() {
 }
 
 #[test]
+fn a_request_in_early_data_is_answered_once() {
+    let s = https("ssl_protocols TLSv1.3; ssl_early_data on; return 200 \"$uri $https\";").start();
+    let mut config = client();
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    let mut first = TlsConn::to(s.port(0), "localhost", &config);
+    assert_eq!(first.get("localhost", "/first"), "/first on");
+    let name = "localhost".try_into().unwrap();
+    let mut conn = rustls::ClientConnection::new(config, name).unwrap();
+    let request = b"GET /early HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut early = conn.early_data().expect("a session that allows it");
+    assert_eq!(early.write(request).unwrap(), request.len());
+    let tcp = TcpStream::connect(("127.0.0.1", s.port(0))).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut second = TlsConn {
+        stream: rustls::StreamOwned::new(conn, tcp),
+    };
+    assert_eq!(second.response().1, b"/early on");
+    assert!(second.stream.conn.is_early_data_accepted());
+    assert_eq!(second.get("localhost", "/late"), "/late on");
+}
+
+#[test]
 fn plain_http_on_a_tls_port_is_told_so() {
     let s = https("location / { return 200 never; }").start();
     let answer = s.get("/");
