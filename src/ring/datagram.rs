@@ -1,25 +1,29 @@
 //! Datagram sockets: those that clients send to, and connected ones to other servers.
 //!
-//! A wait for datagrams is a poll operation, which holds no buffer: thousands of sessions wait for
-//! an answer that may have 64 KiB. What has come by then is taken by one `recvmmsg(2)`, up to
-//! [`BATCH`] of them, into buffers that the worker lends; what goes out goes by one `sendmmsg(2)`.
-//! That makes fewer system calls than operations on the ring, each of which carries one datagram.
+//! A wait for datagrams holds no buffer: thousands of sessions wait for an answer that may have
+//! 64 KiB. What has come by then is taken by one `recvmmsg(2)`, up to [`BATCH`] of them, into
+//! buffers that the worker lends; what goes out goes by one `sendmmsg(2)`. That makes fewer system
+//! calls than operations on the ring, each of which carries one datagram.
+//!
+//! A socket that clients send to is watched in the epoll that drives the ring: it is entered once
+//! and then costs no call, where a poll operation would be submitted anew for each batch. Sockets
+//! that live for an answer or two are cheaper with the latter.
 
 mod batch;
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use io_uring::{opcode, types};
 use socket2::{Domain, SockRef, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::addr::Addr;
 use super::connect::{ConnectOpts, bind_to};
-use super::engine;
 use super::op::Op;
 use super::poll::Readiness;
 use super::socket::Socket;
@@ -31,11 +35,9 @@ use batch::{Message, receive, send};
 /// A socket that clients send datagrams to. Not `Send`.
 ///
 /// It may be one of several descriptors of the same socket (a binary or a worker that takes over
-/// has another), so nothing here shuts it down: what waits is cancelled, and it closes with its
-/// last [`Replies`].
+/// has another), so nothing here shuts it down. It closes with its last [`Replies`].
 pub struct Datagrams {
-    replies: Replies,
-    wait: Option<Op<()>>,
+    watched: AsyncFd<Rc<Bound>>,
 }
 
 /// The way back to the clients of a [`Datagrams`].
@@ -43,8 +45,14 @@ pub struct Datagrams {
 pub struct Replies(Rc<Bound>);
 
 struct Bound {
-    fd: Rc<OwnedFd>,
+    fd: OwnedFd,
     local: SocketAddr,
+}
+
+impl AsRawFd for Bound {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
 }
 
 /// Between which addresses a datagram travels.
@@ -68,23 +76,20 @@ impl Datagrams {
         if local.ip().is_unspecified() {
             tell_destination(&fd, local.is_ipv6())?;
         }
-        Ok(Datagrams {
-            replies: Replies(Rc::new(Bound {
-                fd: Rc::new(fd),
-                local,
-            })),
-            wait: None,
-        })
+        let bound = Rc::new(Bound { fd, local });
+        // SAFETY: what is watched owns its descriptor.
+        let watched = unsafe { AsyncFd::register_with_interest(bound, Interest::READABLE) }?;
+        Ok(Datagrams { watched })
     }
 
     /// For options, and for handing the socket on.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.replies.0.fd.as_fd()
+        self.watched.get_ref().fd.as_fd()
     }
 
     /// What sends answers from this socket, also after it is gone.
     pub fn replies(&self) -> Replies {
-        self.replies.clone()
+        Replies(Rc::clone(self.watched.get_ref()))
     }
 
     /// Takes what has come, without waiting: up to [`BATCH`] datagrams.
@@ -92,42 +97,30 @@ impl Datagrams {
     /// # Errors
     /// `WouldBlock`: nothing has come. Others concern the process (ENOMEM, ENOBUFS).
     pub fn receive(&self) -> io::Result<Batch> {
-        receive(self.replies.fd(), Some(self.replies.0.local), BATCH)
+        let bound = self.watched.get_ref();
+        let received = receive(bound.as_raw_fd(), Some(bound.local), BATCH);
+        if !received.as_ref().is_ok_and(Batch::is_full) {
+            self.is_drained();
+        }
+        received
     }
 
     /// Waits until there is something to receive. May be dropped and called again.
-    pub async fn readable(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_readable(cx)).await
+    ///
+    /// # Errors
+    /// The engine has ended.
+    pub async fn readable(&self) -> io::Result<()> {
+        let mut ready = self.watched.readable().await?;
+        ready.retain_ready();
+        Ok(())
     }
 
-    /// As [`Datagrams::readable`].
-    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let fd = self.replies.fd();
-        let wait = self.wait.get_or_insert_with(|| poll(fd, libc::POLLIN));
-        let Poll::Ready((cqe, ())) = wait.poll_op(cx) else {
-            return Poll::Pending;
-        };
-        self.wait = None;
-        Poll::Ready(cqe.result().map(drop))
-    }
-}
-
-impl Drop for Datagrams {
-    /// The wait is told to end, and the descriptor stays open until it has: its number could be the
-    /// next connection's.
-    fn drop(&mut self) {
-        let Some(wait) = self.wait.take() else { return };
-        let fd = Rc::clone(&self.replies.0.fd);
-        if engine::with(|engine| engine.open.get()) != Some(true) {
-            engine::with(|engine| engine.close_at_the_end(fd));
-            return;
+    /// The next wait is for what comes from now on.
+    fn is_drained(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(mut ready)) = self.watched.poll_read_ready(&mut cx) {
+            ready.clear_ready();
         }
-        let these = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
-        drop(Op::submit((), opcode::AsyncCancel2::new(these).build()));
-        engine::spawn(async move {
-            wait.await;
-            drop(fd);
-        });
     }
 }
 
@@ -151,7 +144,7 @@ impl Replies {
     pub async fn writable(&self) -> io::Result<()> {
         let entry = opcode::PollAdd::new(types::Fd(self.fd()), libc::POLLOUT as u32).build();
         // With its own hold on the descriptor: the wait may outlive the task.
-        let (cqe, _) = Op::submit(Rc::clone(&self.0.fd), entry).await;
+        let (cqe, _) = Op::submit(Rc::clone(&self.0), entry).await;
         cqe.result().map(drop)
     }
 
@@ -232,11 +225,6 @@ impl DatagramSocket {
     pub fn options(&self) -> SockRef<'_> {
         self.socket.options()
     }
-}
-
-fn poll(fd: RawFd, events: libc::c_short) -> Op<()> {
-    let entry = opcode::PollAdd::new(types::Fd(fd), events as u32).build();
-    Op::submit((), entry)
 }
 
 /// `IP_PKTINFO`, `IPV6_RECVPKTINFO`: each datagram says which of our addresses it came to.

@@ -33,7 +33,7 @@ fn upstream(to: SocketAddr) -> DatagramSocket {
 fn datagrams_keep_their_bounds_in_both_directions() {
     let sizes = [0, 1, 1472, 65_507, 0, 9000];
     run(async {
-        let (mut server, addr) = bound(Ipv4Addr::LOCALHOST);
+        let (server, addr) = bound(Ipv4Addr::LOCALHOST);
         let near = upstream(addr);
         let sent: Vec<Vec<u8>> = sizes.iter().map(|&size| noise(size)).collect();
         let (count, result) = near.send(sent.iter().map(Vec::as_slice));
@@ -64,7 +64,7 @@ fn datagrams_keep_their_bounds_in_both_directions() {
 #[test]
 fn more_than_a_batch_is_sent_and_received_in_parts() {
     run(async {
-        let (mut server, addr) = bound(Ipv4Addr::LOCALHOST);
+        let (server, addr) = bound(Ipv4Addr::LOCALHOST);
         let near = upstream(addr);
         let all: Vec<[u8; 2]> = (0..BATCH as u16 * 2 + 3).map(u16::to_be_bytes).collect();
         let (count, result) = near.send(all.iter().map(<[u8; 2]>::as_slice));
@@ -93,7 +93,7 @@ fn an_answer_leaves_from_the_address_the_client_used() {
             (IpAddr::from(Ipv6Addr::UNSPECIFIED), "127.0.0.9"),
         ];
         for (ip, used) in any {
-            let (mut server, addr) = bound(ip);
+            let (server, addr) = bound(ip);
             let used = SocketAddr::new(used.parse().unwrap(), addr.port());
             let near = client(used); // connected: takes answers from this address alone
             near.send(b"who").unwrap();
@@ -163,7 +163,7 @@ fn waiting_sockets_hold_no_buffers_and_end_with_their_drop() {
 #[test]
 fn a_socket_that_another_descriptor_shares_goes_on() {
     run(async {
-        let (mut server, addr) = bound(Ipv4Addr::LOCALHOST);
+        let (server, addr) = bound(Ipv4Addr::LOCALHOST);
         let other = server.fd().try_clone_to_owned().unwrap();
         let waited = tokio::time::timeout(Duration::from_millis(10), server.readable()).await;
         assert!(waited.is_err());
@@ -172,7 +172,7 @@ fn a_socket_that_another_descriptor_shares_goes_on() {
         yield_now().await;
         let near = client(addr);
         near.send(b"still there").unwrap();
-        let mut heir = Datagrams::from_fd(other).unwrap();
+        let heir = Datagrams::from_fd(other).unwrap();
         heir.readable().await.unwrap();
         let batch = heir.receive().unwrap();
         assert_eq!(batch.bytes(0), b"still there");
