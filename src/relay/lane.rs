@@ -326,6 +326,11 @@ impl Splicing {
                 }
                 None
             }
+            // Not a kind of socket that can be spliced.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                gauge.refused();
+                Some(Step::Switch)
+            }
             Err(error) => Some(Step::Ended(Ended::Received(Err(error)))),
         }
     }

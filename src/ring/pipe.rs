@@ -41,10 +41,12 @@ impl Pipe {
         })
     }
 
-    /// An empty pipe, unless the worker has lent too many already or the system has none.
+    /// An empty pipe that is worth it, unless the worker has lent too many already or the system
+    /// has none.
     pub fn try_lend() -> Option<Pipe> {
         let lent = engine::require(|engine| engine.pipes.lent.get());
-        (lent < LENT_MAX).then(Pipe::lend).and_then(Result::ok)
+        let pipe = (lent < LENT_MAX).then(Pipe::lend).and_then(Result::ok);
+        pipe.filter(|pipe| pipe.capacity() >= USEFUL_BYTES)
     }
 
     /// Bytes in the pipe.
@@ -144,7 +146,8 @@ impl std::fmt::Debug for Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        let ends = self.ends.take().filter(|_| self.held == 0);
+        let is_good = |ends: &Ends| self.held == 0 && ends.capacity >= USEFUL_BYTES;
+        let ends = self.ends.take().filter(is_good);
         engine::with(|engine| {
             engine.pipes.lent.set(engine.pipes.lent.get() - 1);
             let mut free = engine.pipes.free.borrow_mut();
@@ -168,6 +171,9 @@ const POOLED_MAX: usize = 64;
 
 /// Bytes of a pipe, where the system allows it: with 64 KiB half of what splicing gains is lost.
 const PIPE_BYTES: libc::c_int = 1 << 20;
+
+/// A smaller pipe, which is what a user gets who has too many, is not kept: copying is cheaper.
+const USEFUL_BYTES: u64 = 64 << 10;
 
 /// The descriptors of a pipe.
 pub(super) struct Ends {

@@ -255,6 +255,6 @@ fn an_idle_relay_is_small() {
         let (flows, stop) = <(Flows, Stop)>::default();
         let relay = relay(End::new(&ours), End::new(&theirs), &CONF, &flows, &stop);
         let bytes = size_of_val(&relay);
-        assert!(bytes <= 640, "{bytes} bytes");
+        assert!(bytes <= 576, "{bytes} bytes");
     });
 }

@@ -1,10 +1,13 @@
 //! From buffers to pipes and back: nothing is lost, repeated or put into another order.
 
+use std::os::unix::net::UnixStream;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use super::*;
+use crate::ring::Pipe;
 
 /// How one side behaves.
 #[derive(Clone, Debug)]
@@ -208,5 +211,61 @@ fn a_rate_is_kept_by_copy_and_by_splice() {
         let took = clock::precise_ms() - begun;
         assert!((200..2000).contains(&took), "{took} ms");
         assert!(matches!(rig.task.await.unwrap(), Outcome::Closed { .. }));
+    });
+}
+
+#[test]
+fn without_a_pipe_a_bulk_is_copied() {
+    run(async {
+        let all: Vec<Pipe> = std::iter::from_fn(Pipe::try_lend).collect();
+        let lent = usage().pipes_lent;
+        assert_eq!(lent, all.len());
+        let rig = Rig::new(CONF).await;
+        let text = noise(6, 6 << 20);
+        let sender = spawn({
+            let (socket, text) = (rig.upstream, text.clone());
+            async move {
+                socket.send(text).await.0.unwrap();
+                socket.shutdown(Shutdown::Write);
+                socket
+            }
+        });
+        assert!(receive_all(&rig.client).await == text);
+        assert_eq!((usage().pipes_lent, usage().pipes), (lent, 0));
+        drop(sender.await.unwrap());
+    });
+}
+
+#[test]
+fn unix_sockets_are_relayed_too() {
+    run(async {
+        let pair = || {
+            let (one, other) = UnixStream::pair().unwrap();
+            (Socket::from_fd(one.into()), Socket::from_fd(other.into()))
+        };
+        let (client, ours) = pair();
+        let (theirs, upstream) = pair();
+        let text = noise(7, 4 << 20);
+        let relayed = spawn(async move {
+            let (flows, stop) = <(Flows, Stop)>::default();
+            relay(End::new(&ours), End::new(&theirs), &CONF, &flows, &stop).await
+        });
+        let sender = spawn({
+            let text = text.clone();
+            async move {
+                upstream.send(text).await.0.unwrap();
+                upstream
+            }
+        });
+        let mut got = Vec::new();
+        while got.len() < text.len() {
+            got.extend_from_slice(&client.recv(Expect::Now, Class::Large).await.unwrap());
+        }
+        assert!(got == text && usage().pipes > 0);
+        let upstream = sender.await.unwrap();
+        say(&client, b"and back").await;
+        hears(&upstream, b"and back").await;
+        drop((client, upstream));
+        relayed.await.unwrap();
     });
 }
