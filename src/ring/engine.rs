@@ -17,7 +17,6 @@ use super::datagram::Room;
 use super::op::Op;
 use super::pipe::Pipes;
 use super::recv::Orphan;
-use super::send::Parts;
 use super::slots::{READ_ONLY, Slots};
 use super::stream::{self, Streams};
 use crate::base::clock;
@@ -185,8 +184,6 @@ pub(super) struct Engine {
     pub(super) groups: [Group; 3],
     pub(super) slots: Slots,
     pub(super) orphans: RefCell<Vec<Orphan>>,
-    #[expect(clippy::vec_box, reason = "the kernel is told where they are")]
-    pub(super) parts: RefCell<Vec<Box<Parts>>>,
     pub(super) pipes: Pipes,
     /// What datagrams are received into, when nobody has it.
     pub(super) rooms: RefCell<Option<Box<Room>>>,
@@ -242,7 +239,6 @@ impl Running {
             streams,
             slots: Slots::default(),
             orphans: RefCell::default(),
-            parts: RefCell::default(),
             pipes: Pipes::default(),
             rooms: RefCell::default(),
             hooks: RefCell::default(),
@@ -338,6 +334,7 @@ async fn sweep_until_closed(pause: Duration) {
             yield_now().await;
         }
         require(|engine| {
+            engine.streams.quiet_down();
             engine.collect_orphans();
             engine.sweeps.set(engine.sweeps.get() + 1);
             engine.drowsy.borrow_mut().drain(..).for_each(Waker::wake);

@@ -48,7 +48,7 @@ pub use pipe::Pipe;
 pub use poll::Readiness;
 pub use probe::{Unavailable, probe};
 pub use recv::{Class, Expect, Recv};
-pub use send::{Payload, Send, SendParts};
+pub use send::{Payload, Send};
 pub use socket::Socket;
 pub use splice::{Side, SpliceError, SpliceLimits, Spliced, Stalled, splice_body, splice_file};
 pub use tokio::task::JoinHandle;

@@ -5,7 +5,6 @@ use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::ptr;
 use std::task::{Context, Poll};
 
 use io_uring::{opcode, squeue, types};
@@ -58,27 +57,44 @@ unsafe impl Payload for bytes::Bytes {
 ///
 /// Dropped before it completes it goes on too, but its result is lost.
 #[must_use = "the result tells whether it was sent"]
-pub struct Send<B: Payload> {
-    flight: Option<Flight<B>>,
+pub struct Send<B: Payload>(State<B>);
+
+enum State<B: Payload> {
+    Done(io::Result<usize>, B),
+    Flight(Flight<B>),
+    Taken,
 }
 
 impl<B: Payload> Send<B> {
+    /// A turn with few events sends at once: through the ring it would cost a submission and, for
+    /// the completion, a turn of its own. In a busy turn one submission serves many.
     pub(super) fn submit(slot: SlotRef, payload: B) -> Send<B> {
-        let fd = slot.fd.get();
-        Send {
-            flight: Some(Flight {
-                op: Whole::submit(fd, payload, 0),
-                slot,
-                sent: 0,
-                waiting: false,
-            }),
+        let is_quiet_turn = engine::require(|engine| engine.streams.is_quiet_turn());
+        let mut sent = 0;
+        if is_quiet_turn && !slot.has(ABANDONED) {
+            match send_now(slot.fd.get(), payload.bytes()) {
+                Ok(count) if count == payload.bytes().len() => {
+                    engine::with(|engine| engine.slots.release(slot));
+                    return Send(State::Done(Ok(count), payload));
+                }
+                Ok(count) => sent = count,
+                // Whatever it is, the ring will say it too.
+                Err(_) => {}
+            }
         }
+        let op = submit(slot.fd.get(), payload, sent);
+        Send(State::Flight(Flight {
+            op,
+            slot,
+            sent,
+            waiting: false,
+        }))
     }
 
     /// The result, if it is there. None leaves no waker behind, not even an earlier one: await it
     /// to be woken.
     pub fn try_take(&mut self) -> Option<(io::Result<usize>, B)> {
-        match poll_flight(&mut self.flight, |op| op.try_take()) {
+        match self.poll_with(|op| op.try_take()) {
             Poll::Ready(done) => Some(done),
             Poll::Pending => None,
         }
@@ -86,7 +102,29 @@ impl<B: Payload> Send<B> {
 
     /// Whether the result has been taken.
     pub fn is_finished(&self) -> bool {
-        self.flight.is_none()
+        matches!(self.0, State::Taken)
+    }
+
+    fn poll_with(
+        &mut self,
+        mut take: impl FnMut(&mut Op<B>) -> Option<(Cqe, B)>,
+    ) -> Poll<(io::Result<usize>, B)> {
+        while let State::Flight(flight) = &mut self.0 {
+            let Some((cqe, payload)) = take(&mut flight.op) else {
+                return Poll::Pending;
+            };
+            let Some((result, payload)) = flight.complete(cqe, payload) else {
+                continue;
+            };
+            if let State::Flight(ended) = mem::replace(&mut self.0, State::Taken) {
+                engine::with(|engine| engine.slots.release(ended.slot));
+            }
+            return Poll::Ready((result, payload));
+        }
+        match mem::replace(&mut self.0, State::Taken) {
+            State::Done(result, payload) => Poll::Ready((result, payload)),
+            _ => panic!("a send gives its result once"),
+        }
     }
 }
 
@@ -94,237 +132,82 @@ impl<B: Payload> Future for Send<B> {
     type Output = (io::Result<usize>, B);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        poll_flight(&mut self.get_mut().flight, |op| ready(op.poll_op(cx)))
+        self.get_mut().poll_with(|op| match op.poll_op(cx) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        })
     }
 }
 
 impl<B: Payload> Drop for Send<B> {
+    /// The operation goes on with its payload, which the ring keeps until then.
     fn drop(&mut self) {
-        abandon(self.flight.take());
-    }
-}
-
-/// A send of a head and a body under way. Resolves to the number of bytes sent, all of them, or an
-/// error, and the head's buffer.
-#[must_use = "the result tells whether it was sent"]
-pub struct SendParts {
-    kind: Kind,
-}
-
-enum Kind {
-    /// The body was small enough to be copied behind the head.
-    Joined(Send<Vec<u8>>),
-    Parts(Option<Flight<Box<Parts>>>),
-}
-
-/// Up to so many bytes of body are copied behind the head if there is room: cheaper than what
-/// `sendmsg` costs the kernel.
-const JOIN_MAX: usize = 4096;
-
-impl SendParts {
-    pub(super) fn submit(slot: SlotRef, mut head: Vec<u8>, body: Chunk) -> SendParts {
-        if body.len() <= JOIN_MAX.min(head.capacity() - head.len()) {
-            head.extend_from_slice(&body);
-            return SendParts {
-                kind: Kind::Joined(Send::submit(slot, head)),
-            };
-        }
-        let pooled = engine::require(|engine| engine.parts.borrow_mut().pop());
-        let mut parts = pooled.unwrap_or_default();
-        parts.head = head;
-        parts.body = body;
-        let op = Whole::submit(slot.fd.get(), parts, 0);
-        SendParts {
-            kind: Kind::Parts(Some(Flight {
-                op,
-                slot,
-                sent: 0,
-                waiting: false,
-            })),
-        }
-    }
-
-    /// The result, if it is there. None leaves no waker behind, not even an earlier one: await it
-    /// to be woken.
-    pub fn try_take(&mut self) -> Option<(io::Result<usize>, Vec<u8>)> {
-        match &mut self.kind {
-            Kind::Joined(send) => send.try_take(),
-            Kind::Parts(flight) => match poll_flight(flight, |op| op.try_take()) {
-                Poll::Ready(done) => Some(take_head(done)),
-                Poll::Pending => None,
-            },
+        if let State::Flight(flight) = mem::replace(&mut self.0, State::Taken) {
+            flight.slot.set(ABANDONED);
+            engine::with(|engine| engine.slots.release(flight.slot));
         }
     }
 }
 
-impl Future for SendParts {
-    type Output = (io::Result<usize>, Vec<u8>);
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.get_mut().kind {
-            Kind::Joined(send) => Pin::new(send).poll(cx),
-            Kind::Parts(flight) => poll_flight(flight, |op| ready(op.poll_op(cx))).map(take_head),
-        }
-    }
-}
-
-impl Drop for SendParts {
-    fn drop(&mut self) {
-        if let Kind::Parts(flight) = &mut self.kind {
-            abandon(flight.take());
-        }
-    }
-}
-
-/// What `sendmsg` is told, in one place that does not move. Reused.
-pub(super) struct Parts {
-    message: libc::msghdr,
-    pieces: [libc::iovec; 2],
-    head: Vec<u8>,
-    body: Chunk,
-}
-
-impl Default for Parts {
-    fn default() -> Parts {
-        // SAFETY: a msghdr consists of integers and pointers, for which zero is a value.
-        let message = unsafe { mem::zeroed() };
-        let nothing = libc::iovec {
-            iov_base: ptr::null_mut(),
-            iov_len: 0,
-        };
-        Parts {
-            message,
-            pieces: [nothing; 2],
-            head: Vec::new(),
-            body: Chunk::empty(),
-        }
-    }
-}
-
-const POOLED_PARTS_MAX: usize = 256;
-
-fn take_head((result, mut parts): (io::Result<usize>, Box<Parts>)) -> (io::Result<usize>, Vec<u8>) {
-    let head = mem::take(&mut parts.head);
-    parts.body = Chunk::empty();
-    engine::with(|engine| {
-        let mut pool = engine.parts.borrow_mut();
-        if pool.len() < POOLED_PARTS_MAX {
-            pool.push(parts);
-        }
-    });
-    (result, head)
-}
-
-/// Something that one operation sends, and another from where that stopped.
-trait Whole: Unpin + Sized + 'static {
-    fn length(&self) -> usize;
-
-    /// The SQE for all but the first `skip` bytes.
-    fn entry(&mut self, fd: RawFd, skip: usize) -> squeue::Entry;
-
-    fn submit(fd: RawFd, mut data: Self, skip: usize) -> Op<Self> {
-        let entry = data.entry(fd, skip);
-        Op::submit(data, entry)
-    }
+/// As much as there is room for, without waiting.
+fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the kernel reads the bytes before the call returns.
+    let count = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
 /// The kernel goes on until all is sent, and gives us an error instead of a signal.
 const FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
-impl<B: Payload> Whole for B {
-    fn length(&self) -> usize {
-        self.bytes().len()
-    }
-
-    fn entry(&mut self, fd: RawFd, skip: usize) -> squeue::Entry {
-        let rest = &self.bytes()[skip..];
-        let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-        opcode::Send::new(types::Fd(fd), rest.as_ptr(), len)
-            .flags(FLAGS)
-            .build()
-    }
+/// Sends all but the first `skip` bytes.
+fn submit<B: Payload>(fd: RawFd, payload: B, skip: usize) -> Op<B> {
+    let rest = &payload.bytes()[skip..];
+    let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+    let entry = opcode::Send::new(types::Fd(fd), rest.as_ptr(), len)
+        .flags(FLAGS)
+        .build();
+    Op::submit(payload, entry)
 }
 
-impl Whole for Box<Parts> {
-    fn length(&self) -> usize {
-        self.head.len() + self.body.len()
-    }
-
-    fn entry(&mut self, fd: RawFd, skip: usize) -> squeue::Entry {
-        let head = &self.head[skip.min(self.head.len())..];
-        let body = &self.body[skip.saturating_sub(self.head.len())..];
-        self.pieces = [head, body].map(|piece| libc::iovec {
-            iov_base: piece.as_ptr().cast_mut().cast(),
-            iov_len: piece.len(),
-        });
-        self.message.msg_iov = self.pieces.as_mut_ptr();
-        self.message.msg_iovlen = self.pieces.len() as _;
-        opcode::SendMsg::new(types::Fd(fd), &raw const self.message)
-            .flags(FLAGS as u32)
-            .build()
-    }
-}
-
-struct Flight<D: 'static> {
-    op: Op<D>,
+struct Flight<B: 'static> {
+    op: Op<B>,
     slot: SlotRef,
     sent: usize,
     /// The operation is a wait for room, since the socket is a non-blocking one.
     waiting: bool,
 }
 
-fn poll_flight<D: Whole>(
-    flight: &mut Option<Flight<D>>,
-    mut take: impl FnMut(&mut Op<D>) -> Option<(Cqe, D)>,
-) -> Poll<(io::Result<usize>, D)> {
-    loop {
-        let current = flight.as_mut().expect("a send gives its result once");
-        let Some((cqe, data)) = take(&mut current.op) else {
-            return Poll::Pending;
-        };
-        match current.complete(cqe, data) {
-            None => {}
-            Some(done) => {
-                if let Some(ended) = flight.take() {
-                    engine::with(|engine| engine.slots.release(ended.slot));
-                }
-                return Poll::Ready(done);
-            }
-        }
-    }
-}
-
-impl<D: Whole> Flight<D> {
+impl<B: Payload> Flight<B> {
     /// The outcome, or None if there is more to do and that is under way.
-    fn complete(&mut self, cqe: Cqe, mut data: D) -> Option<(io::Result<usize>, D)> {
+    fn complete(&mut self, cqe: Cqe, payload: B) -> Option<(io::Result<usize>, B)> {
         let wait = match cqe.result() {
             Ok(_) if self.waiting => false,
             Ok(count) => {
                 self.sent += count;
-                if self.sent >= data.length() {
-                    return Some((Ok(self.sent), data));
+                if self.sent >= payload.bytes().len() {
+                    return Some((Ok(self.sent), payload));
                 }
                 if count == 0 {
-                    return Some((Err(io::ErrorKind::WriteZero.into()), data));
+                    return Some((Err(io::ErrorKind::WriteZero.into()), payload));
                 }
                 false
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.waiting,
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => false,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-            Err(error) => return Some((Err(error), data)),
+            Err(error) => return Some((Err(error), payload)),
         };
         self.waiting = wait;
         let fd = self.slot.fd.get();
         if fd < 0 || engine::with(|engine| engine.open.get()) != Some(true) {
-            return Some((Err(io::ErrorKind::NotConnected.into()), data));
+            return Some((Err(io::ErrorKind::NotConnected.into()), payload));
         }
-        let entry = if wait {
-            wait_for_room(fd)
+        self.op = if wait {
+            Op::submit(payload, wait_for_room(fd))
         } else {
-            data.entry(fd, self.sent)
+            submit(fd, payload, self.sent)
         };
-        self.op = Op::submit(data, entry);
         None
     }
 }
@@ -337,20 +220,5 @@ fn wait_for_room(fd: RawFd) -> squeue::Entry {
         opcode::Timeout::new(&raw const PAUSE).build()
     } else {
         opcode::PollAdd::new(types::Fd(fd), libc::POLLOUT as u32).build()
-    }
-}
-
-/// The operation goes on with its data, which the ring keeps until then.
-fn abandon<D: 'static>(flight: Option<Flight<D>>) {
-    if let Some(flight) = flight {
-        flight.slot.set(ABANDONED);
-        engine::with(|engine| engine.slots.release(flight.slot));
-    }
-}
-
-fn ready<T>(poll: Poll<T>) -> Option<T> {
-    match poll {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
     }
 }

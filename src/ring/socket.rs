@@ -10,12 +10,11 @@ use io_uring::{opcode, types};
 use socket2::SockRef;
 
 use super::addr::Addr;
-use super::chunk::Chunk;
 use super::engine;
 use super::op::Op;
 use super::poll::Readiness;
 use super::recv::{Class, Expect, Recv};
-use super::send::{Payload, Send, SendParts};
+use super::send::{Payload, Send};
 use super::slots::{ABANDONED, FIRED, NEVER, NONBLOCKING, READ_ONLY, SlotRef};
 use super::stream::NO_STREAM;
 
@@ -61,12 +60,6 @@ impl Socket {
     /// the error. Submitted at once; may be kept and awaited later.
     pub fn send<B: Payload>(&self, payload: B) -> Send<B> {
         Send::submit(self.slot().share(), payload)
-    }
-
-    /// Sends `head` and then `body` as one message. The head's buffer comes back (its content is
-    /// of no use then).
-    pub fn send_vectored(&self, head: Vec<u8>, body: Chunk) -> SendParts {
-        SendParts::submit(self.slot().share(), head, body)
     }
 
     /// Waits until there is something to receive, an end or an error included.
@@ -213,7 +206,8 @@ impl Drop for Socket {
         let fd = slot.fd.replace(-1);
         slot.at_ms.set(NEVER);
         let stream = slot.stream.replace(NO_STREAM);
-        if slot.others() != 0 || slot.has(ABANDONED) || stream != NO_STREAM {
+        let is_idle = slot.others() == 0 && !slot.has(ABANDONED) && stream == NO_STREAM;
+        if !is_idle {
             engine::shutdown(fd, libc::SHUT_RDWR);
         }
         if stream != NO_STREAM {
@@ -223,7 +217,10 @@ impl Drop for Socket {
             engine.slots.release(slot);
             engine.open.get()
         });
-        if open == Some(true) {
+        if is_idle {
+            // SAFETY: the descriptor was ours alone, and the slot has let go of it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        } else if open == Some(true) {
             // Through the ring, after everything that was queued for this descriptor: a close(2)
             // now could let the next connection get the number, and what is queued with it.
             drop(Op::submit((), opcode::Close::new(types::Fd(fd)).build()));

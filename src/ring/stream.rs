@@ -45,7 +45,12 @@ pub(super) struct Streams {
     streams: RefCell<Vec<Stream>>,
     free: RefCell<Vec<u32>>,
     live: Cell<usize>,
+    /// Completions that this turn began with.
+    turn: Cell<u32>,
 }
+
+/// Completions up to which a turn is a quiet one.
+const QUIET: u32 = 4;
 
 #[derive(Default)]
 struct Stream {
@@ -99,12 +104,23 @@ impl Streams {
             streams: RefCell::default(),
             free: RefCell::default(),
             live: Cell::new(0),
+            turn: Cell::new(0),
         })
     }
 
     /// The descriptor, for the registration of buffers.
     pub(super) fn ring_fd(&self) -> RawFd {
         self.ring.borrow().as_raw_fd()
+    }
+
+    /// Whether few streams have brought something in this turn of the loop.
+    pub(super) fn is_quiet_turn(&self) -> bool {
+        self.turn.get() <= QUIET
+    }
+
+    /// Forgets the last turn, if there has been none since for long.
+    pub(super) fn quiet_down(&self) {
+        self.turn.set(0);
     }
 
     /// Streams that have not ended yet, or were not read to their end.
@@ -207,10 +223,9 @@ impl Streams {
 
     /// Hands out what has completed. `group` is the one the buffers are of.
     pub(super) fn reap(&self, group: &Group) {
-        loop {
-            let Some(entry) = self.next_completion() else {
-                return;
-            };
+        self.turn.set(0);
+        while let Some(entry) = self.next_completion() {
+            self.turn.set(self.turn.get() + 1);
             if entry.user_data() != CANCELLATION {
                 self.complete(&entry, group);
             }

@@ -96,8 +96,8 @@ fn a_stream_without_buffers_goes_on_with_others() {
         for (one, _) in &pairs {
             one.send(b"first".to_vec()).await.0.unwrap();
         }
-        let all = u32::from(conf().small.count);
-        eventually("all buffers are in use", || usage().stream_leased == all).await;
+        let first = 32;
+        eventually("buffers run out", || usage().stream_leased >= first).await;
         for (_, other) in &pairs {
             let chunk = other.recv(Expect::Now, Class::Stream).await.unwrap();
             assert_eq!(&*chunk, b"first");
