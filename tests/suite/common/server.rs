@@ -273,7 +273,10 @@ impl Server {
 
     /// Replace nginx.conf, with the same substitutions.
     pub fn write_conf(&self, conf: &str) {
-        fs::write(self.prefix.join("nginx.conf"), self.fill(conf)).unwrap();
+        // At once: a reload under way may be reading it.
+        let next = self.prefix.join("nginx.conf.next");
+        fs::write(&next, self.fill(conf)).unwrap();
+        fs::rename(next, self.prefix.join("nginx.conf")).unwrap();
     }
 
     /// Replace the content of the `http` block.
