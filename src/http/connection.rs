@@ -114,10 +114,15 @@ impl Future for Connection {
                     let came = ready!(poll_parked(&this.place, parked, cx));
                     waiting.end(this.place.slot);
                     let stage = mem::replace(&mut this.stage, Stage::Over);
-                    if let (Some(chunk), Stage::Parked(mut parked)) = (came, stage) {
+                    let Stage::Parked(mut parked) = stage else {
+                        continue;
+                    };
+                    if came.is_some() {
                         parked.recv = None;
-                        let work = work(this.place.clone(), parked, Some(chunk));
+                        let work = work(this.place.clone(), parked, came);
                         this.stage = Stage::Working(Box::pin(work));
+                    } else if parked.tls.is_some() {
+                        this.stage = Stage::Working(Box::pin(end(parked)));
                     }
                 }
                 Stage::Over => return Poll::Ready(()),
@@ -248,6 +253,14 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
             return None;
         }
     }
+}
+
+/// The end of a parked connection whose client is told so.
+async fn end(parked: Parked) -> Option<Parked> {
+    let mut client = Client::new(parked.sock, parked.recv);
+    client.encrypt(parked.tls?);
+    client.say_end().await;
+    None
 }
 
 fn park(ex: Exchange, client: Client, until: u64) -> Option<Parked> {

@@ -362,6 +362,49 @@ fn a_request_in_early_data_is_answered_once() {
 }
 
 #[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    let own = Identity::new(&["localhost"]);
+    let s = Setup::http(
+        "server { listen 127.0.0.1:%%P0%% ssl proxy_protocol; ssl_certificate %%DIR%%/c.pem;
+            ssl_certificate_key %%DIR%%/k.pem; ssl_protocols TLSv1.2 TLSv1.3;
+            return 200 $proxy_protocol_addr; }",
+    )
+    .file("c.pem", own.cert)
+    .file("k.pem", own.key)
+    .start();
+    let name = "localhost".try_into().unwrap();
+    let mut conn = rustls::ClientConnection::new(Arc::new(client()), name).unwrap();
+    let mut bytes = b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 443\r\n".to_vec();
+    conn.write_tls(&mut bytes).unwrap();
+    let mut tcp = TcpStream::connect(("127.0.0.1", s.port(0))).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The header and the first message in one piece.
+    tcp.write_all(&bytes).unwrap();
+    let mut tls = TlsConn {
+        stream: rustls::StreamOwned::new(conn, tcp),
+    };
+    assert_eq!(tls.get("localhost", "/"), "192.0.2.1");
+}
+
+#[test]
+fn an_idle_connection_ends_in_order() {
+    let s = https("keepalive_timeout 1s; return 200 x;").start();
+    let mut conn = TlsConn::to(s.port(0), "localhost", &Arc::new(client()));
+    assert_eq!(conn.get("localhost", "/"), "x");
+    assert_eq!(conn.rest(), "");
+}
+
+#[test]
+fn requests_on_tls_end_with_a_graceful_shutdown() {
+    let mut s = https("return 200 x;").start();
+    let mut conn = TlsConn::to(s.port(0), "localhost", &Arc::new(client()));
+    assert_eq!(conn.get("localhost", "/"), "x");
+    s.signal(libc::SIGQUIT);
+    assert_eq!(conn.rest(), "");
+    assert!(s.wait_exit(PATIENCE).unwrap().success());
+}
+
+#[test]
 fn plain_http_on_a_tls_port_is_told_so() {
     let s = https("location / { return 200 never; }").start();
     let answer = s.get("/");
