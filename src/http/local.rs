@@ -91,8 +91,12 @@ impl Local {
         Rc::clone(&self.generation.borrow())
     }
 
-    /// Makes `conf` the configuration of every request from now on.
+    /// Makes `conf` the configuration of every request from now on. Where it has no server at all,
+    /// who is there, and who waits to be accepted, is served as before.
     pub fn replace(&self, conf: Arc<HttpConf>) {
+        if conf.listens.is_empty() {
+            return;
+        }
         *self.generation.borrow_mut() = Rc::new(Generation::new(conf));
     }
 

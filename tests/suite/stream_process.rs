@@ -136,3 +136,32 @@ fn places_are_counted_with_those_of_http() {
         conn.try_send(b"one").is_ok() && conn.try_take(3).is_some()
     });
 }
+
+#[test]
+fn clients_of_http_stay_when_http_goes() {
+    if skip_on_nginx("it closes idle connections of old workers") {
+        return;
+    }
+    let backend = echo();
+    let s = full(CONF, &[&backend]);
+    let mut web = Conn::to(s.port(1));
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(web.send(get).response().text(), "web");
+    s.write_conf(
+        "events {} stream { server { listen 127.0.0.1:%%P0%%; proxy_pass 127.0.0.1:%%B0%%; } }",
+    );
+    s.signal(libc::SIGHUP);
+    // Clients that come while the address goes are served, too.
+    wait_for("http to be gone", || {
+        let Ok(stream) = std::net::TcpStream::connect(("127.0.0.1", s.port(1))) else {
+            return true;
+        };
+        let mut conn = Conn::over(stream);
+        if conn.try_send(get.as_bytes()).is_ok() {
+            let _ = conn.try_response("GET");
+        }
+        false
+    });
+    assert_eq!(web.send(get).response().text(), "web");
+    drop(session(&s));
+}
