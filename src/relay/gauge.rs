@@ -22,7 +22,7 @@ const LARGE_FULL: u8 = 4;
 const WELL_FILLED: usize = 16 << 10;
 
 /// Bytes at a time up to which a pipe costs more than it saves.
-const CALM_BYTES: u64 = 16 << 10;
+const CALM_BYTES: u64 = 32 << 10;
 
 /// Bursts of so few bytes, one after the other, that end splicing.
 const CALM_BURSTS: u8 = 2;
@@ -30,14 +30,20 @@ const CALM_BURSTS: u8 = 2;
 /// Bytes that are copied at least after a pipe could not be had.
 const REFUSED_BYTES: u64 = 4 << 20;
 
+/// Bytes that are copied at least after splicing: messages of just the size that looks bulky, one
+/// at a time, are not to go back and forth.
+const CALMED_BYTES: u64 = 1 << 20;
+
 /// The state of one direction.
 #[derive(Debug, Default)]
 pub struct Gauge {
     stage: Stage,
     /// Occurrences in a row of what leads to another stage.
     row: u8,
-    /// Bytes to go until a pipe is asked for again.
-    refused: u64,
+    /// More is likely to be there already.
+    goes_on: bool,
+    /// Bytes to be copied until a pipe is asked for again.
+    copying: u64,
     /// Bytes through the pipe since the source was last found empty.
     burst: u64,
     #[cfg(test)]
@@ -56,7 +62,7 @@ impl Gauge {
     /// Whether more is likely to be there already.
     pub fn expect(&self) -> Expect {
         // After a message nothing is there yet; in the midst of a bulk there surely is.
-        if self.row > 0 || self.stage == Stage::Large {
+        if self.goes_on {
             Expect::Now
         } else {
             Expect::Later
@@ -87,19 +93,19 @@ impl Gauge {
             self.stage = forced.after(count as u64);
             return;
         }
-        self.refused = self.refused.saturating_sub(count as u64);
-        let goes_on = match self.stage {
+        self.copying = self.copying.saturating_sub(count as u64);
+        self.goes_on = match self.stage {
             Stage::Small => is_full,
             _ => count >= WELL_FILLED,
         };
-        self.row = if goes_on {
+        self.row = if self.goes_on {
             self.row.saturating_add(1)
         } else {
             0
         };
         match self.stage {
             Stage::Small if self.row >= SMALL_FULL => self.enter(Stage::Large),
-            Stage::Large if self.row >= LARGE_FULL && self.refused == 0 => {
+            Stage::Large if self.row >= LARGE_FULL && self.copying == 0 => {
                 self.enter(Stage::Splice);
             }
             Stage::Large if count < WELL_FILLED / 4 => self.enter(Stage::Small),
@@ -109,7 +115,7 @@ impl Gauge {
 
     /// No pipe was to be had.
     pub fn refused(&mut self) {
-        self.refused = REFUSED_BYTES;
+        self.copying = REFUSED_BYTES;
         self.enter(Stage::Large);
     }
 
@@ -145,6 +151,7 @@ impl Gauge {
         };
         self.burst = 0;
         if self.row >= CALM_BURSTS {
+            self.copying = CALMED_BYTES;
             self.enter(Stage::Small);
         }
     }
@@ -254,6 +261,21 @@ mod tests {
             assert_eq!(burst(count), Mode::Splice);
         }
         assert_eq!(burst(100), Mode::Copy(Class::Stream));
+
+        // Messages of a middling size do not make it go back and forth.
+        let mut gauge = splicing();
+        let mut switches = 0;
+        for _ in 0..500 {
+            let before = gauge.mode();
+            if before == Mode::Splice {
+                gauge.spliced(20_000);
+                gauge.ran_dry();
+            } else {
+                gauge.received(20_000, false);
+            }
+            switches += u32::from((before == Mode::Splice) != (gauge.mode() == Mode::Splice));
+        }
+        assert!(switches <= 20, "{switches} switches");
     }
 
     #[test]

@@ -187,7 +187,6 @@ fn a_rate_is_kept_by_copy_and_by_splice() {
         let conf = Conf {
             download_rate: 2 << 20,
             upload_rate: 2 << 20,
-            idle_ms: 100,
             ..CONF
         };
         // Up stays with buffers, down begins with a pipe.
@@ -267,5 +266,28 @@ fn unix_sockets_are_relayed_too() {
         hears(&upstream, b"and back").await;
         drop((client, upstream));
         relayed.await.unwrap();
+    });
+}
+
+#[test]
+fn to_wait_for_the_rate_is_not_to_be_idle() {
+    run(async {
+        let conf = Conf {
+            upload_rate: 8192,
+            idle_ms: 200,
+            ..CONF
+        };
+        // Large buffers, so that a piece takes half a second.
+        let gauges = [Gauge::forced(vec![1, 1, u64::MAX]), Gauge::default()];
+        let rig = Rig::gauged(conf, gauges).await;
+        let begun = clock::precise_ms();
+        say(&rig.client, &[1]).await;
+        hears(&rig.upstream, &[1]).await;
+        let text = noise(8, 6000);
+        say(&rig.client, &text).await;
+        hears(&rig.upstream, &text).await;
+        assert!(clock::precise_ms() - begun >= 450);
+        let outcome = rig.task.await.unwrap();
+        assert!(matches!(outcome, Outcome::TimedOut), "{outcome:?}");
     });
 }
