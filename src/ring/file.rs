@@ -58,11 +58,11 @@ pub async fn stat(path: &[u8]) -> io::Result<Metadata> {
 }
 
 impl File {
-    /// Takes over a descriptor.
+    /// Takes over a descriptor that is read from.
     pub fn from_fd(fd: OwnedFd) -> File {
         File {
             fd: Some(Rc::new(fd)),
-            read_only: false,
+            read_only: true,
         }
     }
 
@@ -200,7 +200,11 @@ async fn open_at(path: &[u8], flags: libc::c_int, mode: libc::mode_t) -> io::Res
     let (cqe, _) = Op::submit(path, entry).await;
     let fd = cqe.result()? as RawFd;
     // SAFETY: the kernel has just made this descriptor for us.
-    Ok(File::from_fd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(File {
+        fd: Some(Rc::new(fd)),
+        read_only: false,
+    })
 }
 
 async fn named_then_unlinked(dir: &Path) -> io::Result<File> {

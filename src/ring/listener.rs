@@ -139,7 +139,11 @@ impl Listener {
             }
             // Ours: a pause, or the end of draining.
             code if [-libc::ECANCELED, -libc::EINTR, -libc::EAGAIN].contains(&code) => true,
-            code if code == -libc::EINVAL && self.paused => true,
+            code if code == -libc::EINVAL => {
+                // It listens no more: another worker, with which it is shared, was told before us.
+                self.paused = true;
+                true
+            }
             code => {
                 self.come
                     .push_back(Err(io::Error::from_raw_os_error(-code)));

@@ -1,5 +1,6 @@
 //! The command line, signals, reload, upgrade, pid file.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -311,6 +312,38 @@ fn graceful_quit() {
     busy.assert_closed();
     assert_eq!(s.wait_exit(PATIENCE).unwrap().code(), Some(0));
     assert!(!s.path("nginx.pid").exists());
+}
+
+#[test]
+fn workers_that_end_leave_nothing_behind() {
+    if skip_on_nginx("its workers are processes") {
+        return;
+    }
+    let conf = |workers: usize| {
+        format!(
+            "worker_processes {workers}; events {{}}
+             http {{ %%HTTP%% server {{ listen 127.0.0.1:%%P0%%; return 200 ok; }} }}"
+        )
+    };
+    let s = full(&conf(1), &[]);
+    let count = |directory: &str| {
+        let path = format!("/proc/{}/{directory}", s.pid());
+        fs::read_dir(path).unwrap().count()
+    };
+    let resources = || (count("fd"), count("task"));
+    assert_eq!(s.get("/").status, 200);
+    let before = resources();
+    for _ in 0..4 {
+        s.write_conf(&conf(4));
+        s.signal(libc::SIGHUP);
+        wait_for("more workers", || count("task") >= before.1 + 3);
+        assert_eq!(s.get("/").status, 200);
+        s.write_conf(&conf(1));
+        s.signal(libc::SIGHUP);
+        wait_for("one worker, and what it had before", || {
+            resources() == before
+        });
+    }
 }
 
 #[test]

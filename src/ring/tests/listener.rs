@@ -94,6 +94,25 @@ fn a_pause_accepts_nobody() {
 }
 
 #[test]
+fn when_one_of_two_listeners_shuts_their_socket_the_other_is_quiet() {
+    run(async {
+        let (mut listener, _) = listen();
+        let copy = listener.fd().try_clone_to_owned().unwrap();
+        let mut other = Listener::from_fd(copy).unwrap();
+        let limit = Duration::from_millis(20);
+        for waiting in [&mut listener, &mut other] {
+            let came = tokio::time::timeout(limit, waiting.next()).await;
+            assert!(came.is_err());
+        }
+        let waits = tokio::time::timeout(limit, other.next());
+        let (drained, came) = tokio::join!(listener.drain(false), waits);
+        assert!(drained.is_empty());
+        assert!(came.is_err(), "told of an error that is none");
+        assert!(other.drain(false).await.is_empty());
+    });
+}
+
+#[test]
 fn a_dropped_listener_leaves_nobody_waiting() {
     let addr = run(async {
         let (mut listener, addr) = listen();
