@@ -181,6 +181,7 @@ impl RawListen {
                 "fastopen",
                 "deferred",
                 "proxy_protocol",
+                "ssl",
             ];
             is_tcp.contains(&&*name).then_some((name, word.span))
         });
