@@ -16,9 +16,10 @@ use super::engine;
 use super::op::{Cqe, Op};
 use super::socket::Socket;
 
-/// Accepts under way per listener. One-shot operations: with fewer, connections that arrive
-/// together would be accepted one per turn.
-const ACCEPTS: usize = 16;
+/// Accepts under way per listener, at most. One-shot operations: with fewer, connections that
+/// arrive together would be accepted one per turn. A listener begins with one, since there may be
+/// thousands on a range of ports, and has twice as many each time that all come back together.
+const ACCEPTS_MAX: usize = 16;
 
 /// A listening socket of this worker.
 ///
@@ -29,6 +30,8 @@ pub struct Listener {
     /// accept from whatever gets the number next.
     fd: Rc<OwnedFd>,
     accepts: Vec<Op<Box<Peer>>>,
+    /// How many there should be.
+    wanted: usize,
     come: VecDeque<io::Result<(OwnedFd, Addr)>>,
     paused: bool,
 }
@@ -45,6 +48,7 @@ impl Listener {
         Ok(Listener {
             fd: Rc::new(fd),
             accepts: Vec::new(),
+            wanted: 1,
             come: VecDeque::new(),
             paused: false,
         })
@@ -99,7 +103,7 @@ impl Listener {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(OwnedFd, Addr)>> {
         if self.come.is_empty() {
-            while !self.paused && self.accepts.len() < ACCEPTS {
+            while !self.paused && self.accepts.len() < self.wanted {
                 self.accept(Box::default());
             }
             let _ = self.poll_accepts(cx);
@@ -110,16 +114,21 @@ impl Listener {
     /// Takes in what has completed. Ready when nothing is under way any more.
     fn poll_accepts(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut index = 0;
+        let mut taken = 0;
         while let Some(accept) = self.accepts.get_mut(index) {
             let Poll::Ready((cqe, peer)) = accept.poll_op(cx) else {
                 index += 1;
                 continue;
             };
             drop(self.accepts.swap_remove(index));
+            taken += 1;
             // After an error it is the caller who says when to go on, by calling again.
             if self.take_in(cqe, &peer) && !self.paused {
                 self.accept(peer); // comes last, and is polled there
             }
+        }
+        if taken >= self.wanted {
+            self.wanted = (2 * self.wanted).min(ACCEPTS_MAX);
         }
         if self.accepts.is_empty() {
             Poll::Ready(())
