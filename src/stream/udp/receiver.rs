@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::log_process;
 use crate::observe::{Level, os_error};
@@ -27,12 +28,15 @@ pub struct Receiver {
     table: Rc<Table>,
     /// The worker is to finish what it has.
     is_closing: bool,
-    /// That there is no place for more sessions was logged for the batch at hand.
-    is_full: Cell<bool>,
+    /// When it was last logged that there is no place for more sessions.
+    full_ms: Cell<Option<u64>>,
 }
 
 /// Pause after the system had no memory for what has come.
 const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often it is logged that there is no place for more sessions.
+const FULL_EVERY_MS: u64 = 1000;
 
 /// What is taken from a socket that closes, in batches: more than its receive buffer can hold.
 const LAST_BATCHES: usize = 256;
@@ -49,7 +53,7 @@ impl Receiver {
             addr,
             local,
             is_closing: false,
-            is_full: Cell::new(false),
+            full_ms: Cell::new(None),
         })
     }
 
@@ -107,7 +111,6 @@ impl Receiver {
     /// Takes one batch; true if there may be more.
     fn receive(&self) -> io::Result<bool> {
         let batch = self.socket.receive()?;
-        self.is_full.set(false);
         let mut start = 0;
         while start < batch.len() {
             let Some(route) = batch.route(start) else {
@@ -146,10 +149,7 @@ impl Receiver {
         let (generation, listen) = self.local.listen_at(&self.addr)?;
         let places = &self.local.places;
         if !places.has_room() {
-            if !self.is_full.replace(true) {
-                let max = places.max();
-                log_process!(Level::Alert, "{max} worker_connections are not enough");
-            }
+            self.tell_full(places.max());
             return None;
         }
         let limits = serve::limits(&generation, listen);
@@ -165,5 +165,15 @@ impl Receiver {
         };
         ring::spawn(serve::serve(opened));
         Some(flow)
+    }
+
+    /// Who sends with false addresses would fill the log, too.
+    fn tell_full(&self, max: usize) {
+        let now_ms = clock::now_ms();
+        let is_told = |at_ms: u64| now_ms < at_ms + FULL_EVERY_MS;
+        if !self.full_ms.get().is_some_and(is_told) {
+            self.full_ms.set(Some(now_ms));
+            log_process!(Level::Alert, "{max} worker_connections are not enough");
+        }
     }
 }
