@@ -19,7 +19,7 @@ use crate::base::proxy_protocol::{self, Transport};
 use crate::observe::{Level, os_error};
 use crate::relay::{self, End as RelayEnd, Flows, Outcome, Side, Stop};
 use crate::ring::Socket;
-use crate::upstream::{self, Group, Moment, Pick};
+use crate::upstream::{Group, Moment, Pick};
 
 use super::client::Client;
 use super::drops::Watch;
@@ -41,13 +41,13 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
     let connecting = async {
         let mut tries = Tries::new(s, pass, conf).await?;
         let (pick, peer) = tries.connect::<Socket>(s, conf).await?;
-        Ok::<_, End>((tries, pick, peer))
+        Ok::<_, End>((Arc::clone(tries.group()), pick, peer))
     };
-    let (mut tries, mut pick, peer) = Box::pin(connecting).await?;
-    relay(s, client, &peer.sock, tries.group(), &mut pick, conf).await;
+    let (group, mut pick, peer) = Box::pin(connecting).await?;
+    relay(s, client, &peer.sock, &group, &mut pick, conf).await;
     note_times(s, &mut pick);
-    // That it took the connection was told when it did; since then it may have failed others.
-    tries.release(s, pick, upstream::Outcome::NotCounted);
+    // The pick's place is given back. That the peer took the connection was told when it did;
+    // since then it may have failed others, so nothing is said about it now.
     Ok(())
 }
 
@@ -72,18 +72,22 @@ async fn relay(
             first: header(s, conf, Transport::Stream).into(),
             ..RelayEnd::new(peer)
         };
-        let relay_conf = relay::Conf {
-            idle_ms: conf.timeout_ms,
-            half_close: conf.half_close,
-            upload_rate: rate(s, conf.upload_rate.as_ref()),
-            download_rate: rate(s, conf.download_rate.as_ref()),
-        };
         let never = Stop::default();
         let watch = conf
             .session_drop
             .then(|| s.local.sessions.watch(group, pick));
         let stop = watch.as_ref().map_or(&never, Watch::stop);
-        let mut relaying = pin!(relay::relay(from, to, &relay_conf, &flows, stop));
+        let relaying = {
+            // What is borrowed would be kept as long as the bytes move, were it not in a block.
+            let conf = relay::Conf {
+                idle_ms: conf.timeout_ms,
+                half_close: conf.half_close,
+                upload_rate: rate(s, conf.upload_rate.as_ref()),
+                download_rate: rate(s, conf.download_rate.as_ref()),
+            };
+            relay::relay(from, to, &conf, &flows, stop)
+        };
+        let mut relaying = pin!(relaying);
         let unfinished = Unfinished { s, flows: &flows };
         let outcome = poll_fn(|cx| {
             let ended = relaying.as_mut().poll(cx);
