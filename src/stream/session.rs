@@ -58,8 +58,9 @@ pub struct Session {
     pub proxied: bool,
     /// The attempts at upstream peers, oldest first.
     pub upstream: Vec<UpstreamState>,
-    /// Slots of user-defined variables and captures of the last regular expression.
-    pub store: Store,
+    /// Slots of user-defined variables and captures of the last regular expression; most sessions
+    /// need none.
+    store: Option<Box<Store>>,
     /// What the session was doing, for log lines: "connecting to upstream".
     pub doing: &'static str,
 }
@@ -97,11 +98,12 @@ impl UpstreamState {
 
 impl Subject for Session {
     fn store(&self) -> &Store {
-        &self.store
+        static EMPTY: Store = Store::new();
+        self.store.as_deref().unwrap_or(&EMPTY)
     }
 
     fn store_mut(&mut self) -> &mut Store {
-        &mut self.store
+        self.store.get_or_insert_default()
     }
 }
 
@@ -136,7 +138,7 @@ impl Session {
             proxied: false,
             // Most sessions have one attempt.
             upstream: Vec::with_capacity(1),
-            store: Store::new(),
+            store: None,
             doing: "",
         }
     }

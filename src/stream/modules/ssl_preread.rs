@@ -10,7 +10,7 @@ use crate::stream::client::Client;
 use crate::stream::scope::Scope;
 use crate::stream::serve::End;
 use crate::stream::session::Session;
-use crate::vars::{Variable, check_names};
+use crate::vars::{Subject, Variable, check_names};
 
 const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
 
@@ -110,7 +110,7 @@ fn choose_server(s: &mut Session, hello: &ClientHello) {
     };
     let generation = s.generation();
     let names = &generation.stream.listens[s.listen as usize].names;
-    if let Some(server) = names.find(&host, &mut s.store) {
+    if let Some(server) = names.find(&host, s.store_mut()) {
         s.server = server;
     }
 }

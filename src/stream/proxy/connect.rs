@@ -11,6 +11,7 @@ use crate::ring::{self, Addr, ConnectOpts, DatagramSocket, Socket};
 use crate::stream::serve::End;
 use crate::stream::session::{Session, UpstreamState};
 use crate::upstream::{Attempt, Group, Inputs, Moment, Outcome, PeerAddr, Pick};
+use crate::vars::Subject;
 
 use super::{Conf, Pass, dynamic};
 
@@ -150,14 +151,14 @@ impl Tries {
         if !self.group.needs_key() {
             return self.pick_by(s, b"");
         }
-        let mut key = s.store.lend();
+        let mut key = s.store_mut().lend();
         let generation = s.generation();
         let group = self.id.map(|id| &generation.stream.groups[id as usize]);
         if let Some(template) = group.and_then(|group| group.key.as_ref()) {
             template.eval(s, &mut key);
         }
         let pick = self.pick_by(s, &key);
-        s.store.give_back(key);
+        s.store_mut().give_back(key);
         pick
     }
 
