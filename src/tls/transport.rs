@@ -20,7 +20,7 @@ impl Transport {
     /// Opens what was received and appends it to `plain`. See [`Records::open`].
     ///
     /// # Errors
-    /// The stream is broken; [`Transport::alert`] has what is to be sent then.
+    /// The stream is broken; [`Transport::seal_alert`] has what is to be sent then.
     pub fn open(&mut self, received: &[u8], plain: &mut Vec<u8>) -> Result<(), Broken> {
         self.records.open(received, plain)
     }

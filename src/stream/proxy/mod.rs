@@ -1,7 +1,7 @@
 //! `proxy_pass`: from a session to a peer, and the bytes both ways.
 //!
 //! [`connect`] is the loop of attempts: the first server that takes the connection has the session,
-//! and the client notices nothing of those that did not. Then [`relay`] moves the bytes.
+//! and the client notices nothing of those that did not. Then [`relay()`] moves the bytes.
 
 pub mod conf;
 mod connect;
