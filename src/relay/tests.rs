@@ -33,6 +33,10 @@ fn run<T>(main: impl Future<Output = T>) -> T {
             size: 32 << 10,
             count: 16,
         },
+        streams: Buffers {
+            size: 1024,
+            count: 64,
+        },
         sweep: Duration::from_millis(5),
     };
     start(&conf, main).unwrap()

@@ -31,6 +31,9 @@ pub struct EngineConf {
     pub small: Buffers,
     /// Buffers for bodies.
     pub large: Buffers,
+    /// Buffers for what streams of receives bring before it is asked for: at most a message for
+    /// each busy connection.
+    pub streams: Buffers,
     /// Time between two looks at the deadlines, which is how late they may be noticed.
     pub sweep: Duration,
 }
@@ -46,6 +49,10 @@ impl Default for EngineConf {
             large: Buffers {
                 size: 32 << 10,
                 count: 128,
+            },
+            streams: Buffers {
+                size: 4 << 10,
+                count: 4096,
             },
             sweep: Duration::from_millis(50),
         }
@@ -234,7 +241,7 @@ impl Running {
             groups: [
                 Group::register(ring_fd, 0, conf.small)?,
                 Group::register(ring_fd, 1, conf.large)?,
-                Group::register(streams.ring_fd(), 2, conf.small)?,
+                Group::register(streams.ring_fd(), 2, conf.streams)?,
             ],
             streams,
             slots: Slots::default(),

@@ -73,9 +73,9 @@ struct Stream {
 pub(super) enum End {
     /// The peer will send no more.
     Closed,
-    /// The socket goes on; the end was asked for.
+    /// The socket goes on; the end was asked for, or there are no buffers left.
     Stopped,
-    /// The socket goes on; the kernel found no buffer.
+    /// The socket goes on; the kernel found no buffer, and now there are more.
     Starved,
     /// The socket failed, with this errno.
     Failed(i32),
@@ -251,14 +251,14 @@ impl Streams {
         let count = usize::try_from(entry.result()).unwrap_or(0);
         let leased = cqueue::buffer_select(entry.flags());
         let chunk = leased.map(|buffer| Chunk::lease(group, buffer, count));
-        if entry.result() == -libc::ENOBUFS {
-            group.grow_for(clock::now_ms());
-        }
+        // With no more buffers to come, single receives are better for a while.
+        let is_starved = entry.result() == -libc::ENOBUFS && group.grow_for(clock::now_ms());
         let mut stream_is_bulky = false;
         let (waker, unwanted, over) = {
             let stream = &mut self.streams.borrow_mut()[id as usize];
             if !cqueue::more(entry.flags()) {
-                stream.end = Some(End::of(entry.result()));
+                let end = End::of(entry.result());
+                stream.end = Some(if is_starved { End::Starved } else { end });
             }
             let mut unwanted = None;
             match chunk {
@@ -301,8 +301,7 @@ impl End {
             0 => End::Closed,
             1.. => End::Stopped,
             error => match -error {
-                libc::ENOBUFS => End::Starved,
-                libc::ECANCELED | libc::EINTR | libc::EAGAIN => End::Stopped,
+                libc::ECANCELED | libc::ENOBUFS | libc::EINTR | libc::EAGAIN => End::Stopped,
                 errno => End::Failed(errno),
             },
         }

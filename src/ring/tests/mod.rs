@@ -27,6 +27,10 @@ fn conf() -> EngineConf {
             size: 8192,
             count: 4,
         },
+        streams: Buffers {
+            size: 1024,
+            count: 64,
+        },
         sweep: Duration::from_millis(5),
     }
 }
