@@ -216,7 +216,7 @@ impl Flight {
             // The socket is gone, or a later receive has ended the stream.
             return Some(self.again(Stage::Leased));
         }
-        let next = engine::require(|engine| engine.streams.next(stream, Some(cx.waker())));
+        let next = engine::require(|engine| engine.streams.next(stream, cx.waker()));
         match next {
             Streamed::Nothing => None,
             Streamed::Chunk(chunk) => Some(Next::Done(Ok(chunk))),

@@ -22,6 +22,7 @@ use tokio::io::unix::AsyncFd;
 use super::buffers::Group;
 use super::chunk::Chunk;
 use super::engine;
+use super::recv::Class;
 use crate::base::clock;
 
 /// A slot's stream when it has none.
@@ -44,7 +45,6 @@ pub(super) struct Streams {
     ring: RefCell<IoUring>,
     streams: RefCell<Vec<Stream>>,
     free: RefCell<Vec<u32>>,
-    live: Cell<usize>,
     /// Completions that this turn began with.
     turn: Cell<u32>,
 }
@@ -103,7 +103,6 @@ impl Streams {
             ring: RefCell::new(ring),
             streams: RefCell::default(),
             free: RefCell::default(),
-            live: Cell::new(0),
             turn: Cell::new(0),
         })
     }
@@ -125,7 +124,7 @@ impl Streams {
 
     /// Streams that have not ended yet, or were not read to their end.
     pub(super) fn live(&self) -> usize {
-        self.live.get()
+        self.streams.borrow().len() - self.free.borrow().len()
     }
 
     /// Starts receiving from `fd` into buffers of `group`. The kernel has it when this returns.
@@ -145,7 +144,6 @@ impl Streams {
             self.free.borrow_mut().push(id);
             return Err(error);
         }
-        self.live.set(self.live.get() + 1);
         Ok(id)
     }
 
@@ -163,7 +161,7 @@ impl Streams {
     }
 
     /// The next chunk, or what there is to know. Keeps `waker` if there is nothing yet.
-    pub(super) fn next(&self, id: u32, waker: Option<&Waker>) -> Next {
+    pub(super) fn next(&self, id: u32, waker: &Waker) -> Next {
         let stream = &mut self.streams.borrow_mut()[id as usize];
         if let Some(chunk) = stream.first.take() {
             stream.first = stream.more.pop_front();
@@ -172,9 +170,9 @@ impl Streams {
         if let Some(end) = stream.end {
             return Next::Ended(end);
         }
-        match (&mut stream.waker, waker) {
-            (Some(kept), Some(waker)) if kept.will_wake(waker) => {}
-            (kept, waker) => *kept = waker.cloned(),
+        match &mut stream.waker {
+            Some(kept) => kept.clone_from(waker),
+            none => *none = Some(waker.clone()),
         }
         Next::Nothing
     }
@@ -182,26 +180,17 @@ impl Streams {
     /// The reader has seen the end, or will never read: the place is for another stream as soon
     /// as the kernel is done with it.
     pub(super) fn leave(&self, id: u32) {
-        let ended = {
+        let has_ended = {
             let stream = &mut self.streams.borrow_mut()[id as usize];
             stream.waker = None;
+            stream.first = None;
+            stream.more.clear();
             stream.abandoned = true;
             stream.end.is_some()
         };
-        // Chunks give their buffers back to the engine: not while the streams are borrowed.
-        while let Some(chunk) = self.take(id) {
-            drop(chunk);
-        }
-        if ended {
+        if has_ended {
             self.release(id);
         }
-    }
-
-    fn take(&self, id: u32) -> Option<Chunk> {
-        let stream = &mut self.streams.borrow_mut()[id as usize];
-        let chunk = stream.first.take();
-        stream.first = stream.more.pop_front();
-        chunk
     }
 
     fn release(&self, id: u32) {
@@ -211,7 +200,6 @@ impl Streams {
         stream.abandoned = false;
         stream.ending = false;
         self.free.borrow_mut().push(id);
-        self.live.set(self.live.get() - 1);
     }
 
     fn push(&self, entry: &squeue::Entry) -> io::Result<()> {
@@ -253,28 +241,25 @@ impl Streams {
         let chunk = leased.map(|buffer| Chunk::lease(group, buffer, count));
         // With no more buffers to come, single receives are better for a while.
         let is_starved = entry.result() == -libc::ENOBUFS && group.grow_for(clock::now_ms());
-        let mut stream_is_bulky = false;
-        let (waker, unwanted, over) = {
+        let mut is_bulky = false;
+        let (waker, is_over) = {
             let stream = &mut self.streams.borrow_mut()[id as usize];
             if !cqueue::more(entry.flags()) {
                 let end = End::of(entry.result());
                 stream.end = Some(if is_starved { End::Starved } else { end });
             }
-            let mut unwanted = None;
-            match chunk {
-                Some(chunk) if count == 0 || stream.abandoned => unwanted = Some(chunk),
-                Some(chunk) => {
-                    stream_is_bulky = stream.put(chunk, count == group.size() as usize);
-                }
-                None => {}
+            if let Some(chunk) = chunk
+                && count > 0
+                && !stream.abandoned
+            {
+                is_bulky = stream.put(chunk, count == group.size() as usize);
             }
-            let over = stream.abandoned && stream.end.is_some();
-            (stream.waker.take(), unwanted, over)
+            let is_over = stream.abandoned && stream.end.is_some();
+            (stream.waker.take(), is_over)
         };
-        drop(unwanted);
-        if over {
+        if is_over {
             self.release(id);
-        } else if stream_is_bulky {
+        } else if is_bulky {
             self.stop(id);
         }
         if let Some(waker) = waker {
@@ -317,7 +302,7 @@ pub(super) async fn drive() {
         return;
     };
     while let Ok(mut ready) = watched.readable().await {
-        engine::require(|engine| engine.streams.reap(&engine.groups[2]));
+        engine::require(|engine| engine.streams.reap(&engine.groups[Class::Stream as usize]));
         ready.clear_ready();
     }
 }
