@@ -190,15 +190,7 @@ fn relay_gauged<'a>(
     stop: &'a Stop,
     [up, down]: [Gauge; 2],
 ) -> Relay<'a> {
-    let link = Link {
-        client: client.sock,
-        upstream: upstream.sock,
-        flows,
-        idle_ms: conf.idle_ms,
-        splicing: Cell::new(0),
-        sweep: Cell::new(0),
-    };
-    link.touch();
+    let link = Link::new(&client, &upstream, conf, flows);
     let paces = [conf.upload_rate, conf.download_rate].map(Pace::new);
     let [up_pace, down_pace] = paces;
     let up = Lane::new(
@@ -293,6 +285,20 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
+    /// Between the two ends, and the time of [`Conf::idle_ms`] begins.
+    fn new(client: &End<'a>, upstream: &End<'a>, conf: &Conf, flows: &'a Flows) -> Link<'a> {
+        let link = Link {
+            client: client.sock,
+            upstream: upstream.sock,
+            flows,
+            idle_ms: conf.idle_ms,
+            splicing: Cell::new(0),
+            sweep: Cell::new(0),
+        };
+        link.touch();
+        link
+    }
+
     fn way(&self, from: Side) -> Way<'_> {
         let (source, to, flow) = match from {
             Side::Client => (self.client, self.upstream, &self.flows.up),

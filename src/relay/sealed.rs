@@ -1,6 +1,6 @@
 //! A relay of which an end is encrypted: every byte passes through the record layer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -28,15 +28,7 @@ pub async fn relay_sealed(
     flows: &Flows,
     stop: &Stop,
 ) -> Outcome {
-    let link = Link {
-        client: client.sock,
-        upstream: upstream.sock,
-        flows,
-        idle_ms: conf.idle_ms,
-        splicing: Cell::new(0),
-        sweep: Cell::new(0),
-    };
-    link.touch();
+    let link = Link::new(&client, &upstream, conf, flows);
     let (client_tls, upstream_tls) = (client_tls.map(RefCell::new), upstream_tls.map(RefCell::new));
     let (mut client, mut upstream) = (client, upstream);
     let (first_up, first_down) = (take(&mut upstream.first), take(&mut client.first));
