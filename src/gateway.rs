@@ -277,8 +277,8 @@ fn compile(parts: &[&[Node]], reader: &mut Reader<'_>, options: &LoadOptions) ->
     }
     let http_binds = http.locations.iter().map(|l| &l.proxy.bind);
     let stream_binds = stream.servers.iter().map(|s| &s.proxy.bind);
-    process.transparent = http_binds.flatten().any(|(_, transparent)| *transparent)
-        || stream_binds.flatten().any(|(_, transparent)| *transparent);
+    process.transparent = http_binds.flatten().any(|bind| bind.transparent)
+        || stream_binds.flatten().any(|bind| bind.transparent);
     Ok(Gateway {
         process,
         error_log,

@@ -7,11 +7,14 @@
 //! - [`balance`]: one pure file per method.
 //! - [`times`]: how long a peer takes, for `least_time`.
 //! - [`keepalive`]: idle connections of one worker.
+//! - [`bind`], [`connect`]: our end of a connection, and what is said of one that failed.
 //! - [`directives`]: the language of `upstream {}`.
 //! - [`address`], [`resolve`], [`watch`]: names, looked up while loading and at run time.
 
 pub mod address;
 pub mod balance;
+pub mod bind;
+pub mod connect;
 pub mod directives;
 pub mod implicit;
 pub mod keepalive;
@@ -24,6 +27,8 @@ pub mod watch;
 
 pub use address::Target;
 pub use balance::least_time::LeastTime;
+pub use bind::{Bind, RawBind};
+pub use connect::ConnectFailure;
 pub use directives::{Kind, Upstream, UpstreamRaw};
 pub use implicit::DynamicGroups;
 pub use keepalive::{Idle, IdlePool, Keepalive, Kept};

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crossbeam::utils::CachePadded;
 
+use crate::ring::Addr;
+
 use super::times::{Moment, Times};
 use super::watch::Found;
 
@@ -101,6 +103,15 @@ impl From<SocketAddr> for PeerAddr {
 impl From<PathBuf> for PeerAddr {
     fn from(path: PathBuf) -> Self {
         PeerAddr::Unix(path.into())
+    }
+}
+
+impl From<&PeerAddr> for Addr {
+    fn from(addr: &PeerAddr) -> Self {
+        match addr {
+            PeerAddr::Inet(addr) => Addr::from(*addr),
+            PeerAddr::Unix(path) => Addr::from(&**path),
+        }
     }
 }
 

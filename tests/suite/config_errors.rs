@@ -251,6 +251,16 @@ fn locations_and_proxy() {
         "location / { proxy_pass http://name.invalid; }",
         "host not found in upstream \"name.invalid\" in FILE:1",
     );
+    for (written, message) in [
+        ("proxy_bind 1;", "invalid address \"1\" in FILE:1"),
+        ("proxy_bind off x;", "invalid address \"off\" in FILE:1"),
+        (
+            "proxy_bind 127.0.0.1 y;",
+            "invalid parameter \"y\" in FILE:1",
+        ),
+    ] {
+        c.server_fails(written, message);
+    }
     c.server_fails(
         "location = /a/ { location /b/ {} }",
         "location \"/b/\" cannot be inside the exact location \"/a/\" in FILE:1",

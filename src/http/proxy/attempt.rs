@@ -15,7 +15,7 @@ use crate::http::h1::head::{self as h1_head, HeadLimits, Parsed};
 use crate::http::token::Token;
 use crate::observe::{Level, os_error};
 use crate::ring::{self, Addr, ConnectOpts};
-use crate::upstream::{Kept, PeerAddr, Pick};
+use crate::upstream::{ConnectFailure, Kept, Pick};
 
 use super::conf::{Conf, HttpVersion, Pass};
 use super::connection::UpstreamConn;
@@ -145,11 +145,8 @@ async fn connection(
         );
         return Err(Failed::NoRoom);
     };
-    let options = connect_options(ex, conf)?;
-    let addr = match &peer.conf.addr {
-        PeerAddr::Inet(addr) => Addr::from(*addr),
-        PeerAddr::Unix(path) => Addr::from(&**path),
-    };
+    let options = connect_options(ex, conf);
+    let addr = Addr::from(&peer.conf.addr);
     let result = {
         let mut connecting = std::pin::pin!(ring::connect(&addr, &options));
         let ignore_abort = conf.ignore_client_abort;
@@ -168,9 +165,16 @@ async fn connection(
         Err(()) => return Err(Failed::Client(None)),
         Ok(Ok(sock)) => sock,
         Ok(Err(error)) => {
-            let cause = connect_failed(ex, &peer.conf.name, &error);
+            let failure = ConnectFailure::new(&peer.conf.name, &error);
+            ex.log(
+                failure.level(),
+                format_args!("{failure} while {}", ex.doing),
+            );
             return Err(Failed::Upstream(Failure {
-                cause,
+                cause: match failure.is_timeout() {
+                    true => Cause::Timeout,
+                    false => Cause::Error,
+                },
                 reused: false,
                 answer_begun: false,
                 request_sent: false,
@@ -189,57 +193,18 @@ async fn connection(
     ))
 }
 
-/// Logs a connection that could not be made: what only an operator can mend (a socket that is not
-/// there, no local port left) is graver than a server that is down. Where the kernel refuses to
-/// even try, the peer is named.
-fn connect_failed(ex: &Exchange, peer: &str, error: &io::Error) -> Cause {
-    let level = match error.raw_os_error() {
-        _ if error.kind() == io::ErrorKind::TimedOut => {
-            return log_io(ex, "connect()", error, Level::Error);
-        }
-        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTDOWN | libc::EHOSTUNREACH)
-            if !peer.starts_with("unix:") =>
-        {
-            return log_io(ex, "connect()", error, Level::Error);
-        }
-        Some(libc::ECONNREFUSED | libc::EAGAIN | libc::ENETDOWN | libc::ENETUNREACH) => {
-            Level::Error
-        }
-        _ => Level::Crit,
-    };
-    let shown = os_error(error);
-    ex.log(
-        level,
-        format_args!("connect() to {peer} failed {shown} while {}", ex.doing),
-    );
-    Cause::Error
-}
-
-fn connect_options(ex: &mut Exchange, conf: &Conf) -> Result<ConnectOpts, Failed> {
+fn connect_options(ex: &mut Exchange, conf: &Conf) -> ConnectOpts {
     let mut options = ConnectOpts {
         bind: None,
         transparent: false,
         keepalive: conf.socket_keepalive,
         deadline_ms: Some(clock::now_ms() + conf.connect_timeout_ms),
     };
-    if let Some((template, transparent)) = &conf.bind {
-        let text = template.with(ex, |_, value| String::from_utf8_lossy(value).into_owned());
-        let addr = text
-            .parse()
-            .or_else(|_| text.parse().map(|ip| std::net::SocketAddr::new(ip, 0)));
-        match addr {
-            Ok(addr) => options.bind = Some(addr),
-            Err(_) if text.is_empty() => {}
-            Err(_) => {
-                ex.log(
-                    Level::Error,
-                    format_args!("invalid local address \"{text}\""),
-                );
-            }
-        }
-        options.transparent = *transparent;
+    if let Some(bind) = &conf.bind {
+        options.transparent = bind.transparent;
+        options.bind = bind.addr(ex, Exchange::log);
     }
-    Ok(options)
+    options
 }
 
 /// Reads until the head of a final response is complete.

@@ -10,7 +10,7 @@ use crate::http::modules::core::ms;
 use crate::http::scope::{Compiler, Scope};
 use crate::http::token::{Token, TokenSet};
 use crate::inherit;
-use crate::upstream::{PeerAddr, Target};
+use crate::upstream::{Bind, PeerAddr, RawBind, Target};
 use crate::vars::Template;
 
 use super::buffer::Limits;
@@ -39,7 +39,7 @@ pub struct Raw {
     intercept_errors: Option<bool>,
     ignore_client_abort: Option<bool>,
     ignore_headers: Option<TokenSet>,
-    bind: Option<Option<(Word, bool)>>,
+    bind: Option<Option<RawBind>>,
     buffering: Option<bool>,
     buffer_size: Option<u64>,
     buffers: Option<(u64, u64)>,
@@ -151,8 +151,8 @@ pub struct Conf {
     pub ignore_client_abort: bool,
     /// `proxy_ignore_headers`.
     pub ignore_headers: TokenSet,
-    /// `proxy_bind`: address with optional port, and whether it is `transparent`.
-    pub bind: Option<(Template<Exchange>, bool)>,
+    /// `proxy_bind`
+    pub bind: Option<Bind<Exchange>>,
     /// `proxy_buffering`.
     pub buffering: bool,
     /// `proxy_buffer_size`.
@@ -251,10 +251,7 @@ impl Raw {
             template(&self.set_body)?,
             template(&self.limit_rate)?,
         );
-        let bind = match &self.bind {
-            Some(Some((word, transparent))) => Some((c.template(word)?, *transparent)),
-            _ => None,
-        };
+        let bind = self.bind.iter().flatten().next();
         Ok(Conf {
             set_headers,
             skip,
@@ -272,7 +269,7 @@ impl Raw {
             intercept_errors: self.intercept_errors.unwrap_or(false),
             ignore_client_abort: self.ignore_client_abort.unwrap_or(false),
             ignore_headers: self.ignore_headers.unwrap_or_default(),
-            bind,
+            bind: bind.map(|bind| bind.compile(&mut c.vars)).transpose()?,
             buffering: self.buffering.unwrap_or(true),
             buffer_size: self.buffer_size.unwrap_or(PAGE) as usize,
             buffers,

@@ -6,7 +6,7 @@ use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Wor
 use crate::inherit;
 use crate::stream::scope::{Compiler, Scope};
 use crate::stream::session::Session;
-use crate::upstream::{Resolver, Target};
+use crate::upstream::{Bind, RawBind, Resolver, Target};
 use crate::vars::Template;
 
 const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
@@ -97,8 +97,7 @@ pub struct Raw {
     half_close: Option<bool>,
     requests: Option<u64>,
     responses: Option<u64>,
-    /// `off`, or the address and whether it is `transparent`.
-    bind: Option<Option<(Word, bool)>>,
+    bind: Option<Option<RawBind>>,
     upload_rate: Option<Word>,
     download_rate: Option<Word>,
     protocol: Option<usize>,
@@ -126,8 +125,8 @@ pub struct Conf {
     pub requests: u64,
     /// `proxy_responses`
     pub responses: Option<u64>,
-    /// `proxy_bind`, and whether it is `transparent`.
-    pub bind: Option<(Template<Session>, bool)>,
+    /// `proxy_bind`
+    pub bind: Option<Bind<Session>>,
     /// `resolver`, for names that variables come to.
     pub resolver: Option<Resolver>,
     /// `proxy_upload_rate`; none: as many as come.
@@ -179,10 +178,7 @@ impl Raw {
     /// # Errors
     /// Those of templates.
     pub fn compile(&self, c: &mut Compiler, resolver: Option<Resolver>) -> Result<Conf> {
-        let bind = match &self.bind {
-            Some(Some((word, transparent))) => Some((c.template(word)?, *transparent)),
-            _ => None,
-        };
+        let bind = self.bind.iter().flatten().next();
         let tries = self.next_upstream_tries.unwrap_or(0);
         Ok(Conf {
             timeout_ms: ms(self.timeout, 600_000),
@@ -194,7 +190,7 @@ impl Raw {
             half_close: self.half_close.unwrap_or(false),
             requests: self.requests.unwrap_or(0),
             responses: self.responses,
-            bind,
+            bind: bind.map(|bind| bind.compile(&mut c.vars)).transpose()?,
             resolver,
             upload_rate: compile_rate(self.upload_rate.as_ref(), c)?,
             download_rate: compile_rate(self.download_rate.as_ref(), c)?,
@@ -279,20 +275,5 @@ pub fn compile_pass(word: &Word, c: &mut Compiler) -> Result<Pass> {
 }
 
 fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    let word = &node.args()[0];
-    let parameter = node.args().get(1);
-    if parameter.is_none() && word.is("off") {
-        return value::once(&mut s.proxy.bind, None, node);
-    }
-    let is_constant = !word.bytes.contains(&b'$');
-    if is_constant && super::connect::parse_bind(&word.text()).is_none() {
-        let message = format!("invalid address \"{}\"", word.text());
-        return Err(ConfigError::at(word.span, message));
-    }
-    let transparent = match parameter {
-        None => false,
-        Some(extra) if extra.is("transparent") => true,
-        Some(extra) => return Err(value::invalid_parameter(extra)),
-    };
-    value::once(&mut s.proxy.bind, Some((word.clone(), transparent)), node)
+    value::once(&mut s.proxy.bind, RawBind::read(node)?, node)
 }

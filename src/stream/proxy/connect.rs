@@ -1,7 +1,6 @@
 //! The attempts to connect: one server after the other, until one takes the connection.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::clock;
@@ -10,7 +9,7 @@ use crate::observe::{Level, os_error};
 use crate::ring::{self, Addr, ConnectOpts, DatagramSocket, Socket};
 use crate::stream::serve::End;
 use crate::stream::session::{Session, UpstreamState};
-use crate::upstream::{Attempt, Group, Inputs, Moment, Outcome, PeerAddr, Pick};
+use crate::upstream::{Attempt, ConnectFailure, Group, Inputs, Moment, Outcome, Pick};
 use crate::vars::Subject;
 
 use super::{Conf, Pass, dynamic};
@@ -136,7 +135,8 @@ impl Tries {
                     return Err(500);
                 }
                 Err(Failed::Peer(error)) => {
-                    log_failed(s, &pick, &error);
+                    let failure = ConnectFailure::new(&pick.peer().conf.name, &error);
+                    s.log(failure.level(), format_args!("{failure}"));
                     let more = self.may_go_on(conf);
                     self.release(s, pick, Outcome::Failed);
                     if !more {
@@ -222,10 +222,7 @@ async fn connect_to<C: Connection>(
         return Err(Failed::Own);
     };
     let options = options(s, conf);
-    let addr = match &peer.conf.addr {
-        PeerAddr::Inet(addr) => Addr::from(*addr),
-        PeerAddr::Unix(path) => Addr::from(&**path),
-    };
+    let addr = Addr::from(&peer.conf.addr);
     match C::connect(&addr, &options).await {
         Ok(sock) => {
             let elapsed_ms = clock::precise_ms().saturating_sub(started_ms);
@@ -268,33 +265,6 @@ fn finish_state(s: &mut Session) {
     }
 }
 
-/// Logs a connection that could not be made: what only an operator can mend (a socket that is not
-/// there, no local port left) is graver than a server that is down.
-fn log_failed(s: &Session, pick: &Pick, error: &io::Error) {
-    if error.kind() == io::ErrorKind::TimedOut {
-        s.log(
-            Level::Error,
-            format_args!("upstream timed out (110: Connection timed out)"),
-        );
-        return;
-    }
-    let name = &pick.peer().conf.name;
-    let shown = os_error(error);
-    let level = match error.raw_os_error() {
-        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTDOWN | libc::EHOSTUNREACH)
-            if !name.starts_with("unix:") =>
-        {
-            s.log(Level::Error, format_args!("connect() failed {shown}"));
-            return;
-        }
-        Some(libc::ECONNREFUSED | libc::EAGAIN | libc::ENETDOWN | libc::ENETUNREACH) => {
-            Level::Error
-        }
-        _ => Level::Crit,
-    };
-    s.log(level, format_args!("connect() to {name} failed {shown}"));
-}
-
 /// The line about a connection to a peer that stands.
 fn log_connected(s: &Session, sock: &impl Connection, pick: &Pick) {
     if s.error_log().enabled(Level::Info)
@@ -315,26 +285,9 @@ fn options(s: &mut Session, conf: &Conf) -> ConnectOpts {
         keepalive: conf.socket_keepalive,
         deadline_ms: Some(clock::now_ms() + conf.connect_timeout_ms),
     };
-    if let Some((template, transparent)) = &conf.bind {
-        options.transparent = *transparent;
-        options.bind = template.with(s, |s, value| {
-            let text = String::from_utf8_lossy(value);
-            let addr = parse_bind(&text);
-            if addr.is_none() && !text.is_empty() {
-                s.log(
-                    Level::Error,
-                    format_args!("invalid local address \"{text}\""),
-                );
-            }
-            addr
-        });
+    if let Some(bind) = &conf.bind {
+        options.transparent = bind.transparent;
+        options.bind = bind.addr(s, Session::log);
     }
     options
-}
-
-/// An address with or without a port.
-pub fn parse_bind(text: &str) -> Option<SocketAddr> {
-    let addr = text.parse::<SocketAddr>();
-    addr.or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)))
-        .ok()
 }

@@ -4,6 +4,7 @@ use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, val
 use crate::http::conf::LocationKind;
 use crate::http::scope::Scope;
 use crate::http::token::{Token, TokenSet};
+use crate::upstream::RawBind;
 
 use super::super::rewrite_fields;
 use super::{HttpVersion, NextOn, Url};
@@ -290,17 +291,7 @@ fn ignore_headers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
 }
 
 fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    let transparent = match node.args().get(1) {
-        None => false,
-        Some(word) if word.is("transparent") => true,
-        Some(word) => {
-            let message = format!("invalid parameter \"{}\"", word.text());
-            return Err(ConfigError::at(word.span, message));
-        }
-    };
-    let word = &node.args()[0];
-    let bind = (!word.is("off")).then(|| (word.clone(), transparent));
-    value::once(&mut s.proxy.bind, bind, node)
+    value::once(&mut s.proxy.bind, RawBind::read(node)?, node)
 }
 
 fn set_buffers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
