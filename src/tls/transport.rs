@@ -58,6 +58,13 @@ impl Transport {
         }
     }
 
+    /// Gives up a buffer above this size in bytes, if it is not in use.
+    pub fn shrink(&mut self, bytes: usize) {
+        if self.wire.is_empty() && self.wire.capacity() > bytes {
+            self.wire = Vec::new();
+        }
+    }
+
     /// The peer has ended its side.
     pub fn is_closed(&self) -> bool {
         self.records.is_closed()

@@ -217,8 +217,7 @@ async fn read_head(
 ) -> Result<Framing, Failed> {
     let limits = HeadLimits::response(conf.buffer_size);
     let mut interim = 0;
-    conn.sock
-        .set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
+    conn.set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
     loop {
         let chunk = poll_fn(|cx| {
             if let Poll::Ready(result) = conn.poll_read(cx) {
@@ -250,8 +249,7 @@ async fn read_head(
         if let Some(framing) = parse(ex, conf, &limits, &mut interim, failure)? {
             return Ok(framing);
         }
-        conn.sock
-            .set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
+        conn.set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
     }
 }
 
@@ -338,12 +336,14 @@ pub fn read_failed(
     error: Option<io::Error>,
     level: Level,
 ) -> Cause {
-    if conn.sock.timed_out() {
+    if conn.timed_out() {
         return log_io(ex, "", &io::ErrorKind::TimedOut.into(), Level::Error);
     }
     match error {
-        Some(error) => log_io(ex, "recv()", &error, level),
-        None => {
+        Some(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            log_io(ex, "recv()", &error, level)
+        }
+        _ => {
             ex.log(
                 level,
                 format_args!("upstream prematurely closed connection while {}", ex.doing),

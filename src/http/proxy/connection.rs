@@ -3,25 +3,42 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use crate::base::clock;
 use crate::base::places::Counted;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
+use crate::tls::Transport;
 use crate::upstream::Idle;
+
+/// Buffers above this are given up while a connection lies idle, in bytes.
+const KEPT_BYTES_MAX: usize = 8 << 10;
 
 /// An established connection to a peer.
 ///
 /// Its next read is always in flight, also while it lies idle: the answer finds it waiting, and
 /// a peer that closes an idle connection is noticed without asking the kernel.
 pub struct UpstreamConn {
-    /// The connection.
-    pub sock: Socket,
+    sock: Socket,
     recv: Option<Recv>,
     sending: Option<Send<Vec<u8>>>,
     /// A read that ended while the request was still being sent.
     early: Option<io::Result<Chunk>>,
-    _counted: Counted,
+    tls: Option<Box<Transport>>,
+    /// What the send in flight carries as records, where there is TLS.
+    out: Vec<u8>,
+    counted: Counted,
+}
+
+/// What a connection consists of, for whoever goes on without [`UpstreamConn`].
+pub struct Parts {
+    /// The connection.
+    pub sock: Socket,
+    /// The read in flight. What it brings is encrypted where there is TLS.
+    pub recv: Option<Recv>,
+    /// Its encryption.
+    pub tls: Option<Box<Transport>>,
+    /// Its place among `worker_connections`.
+    pub counted: Counted,
 }
 
 impl UpstreamConn {
@@ -33,14 +50,51 @@ impl UpstreamConn {
             recv,
             sending: None,
             early: None,
-            _counted: counted,
+            tls: None,
+            out: Vec::new(),
+            counted,
         }
+    }
+
+    /// Gives up this type, with nothing read or being sent that was not asked for.
+    pub fn into_parts(self) -> Parts {
+        debug_assert!(self.early.is_none());
+        Parts {
+            sock: self.sock,
+            recv: self.recv,
+            tls: self.tls,
+            counted: self.counted,
+        }
+    }
+
+    /// Sets the moment at which the connection is shut down, in milliseconds of
+    /// [`clock::now_ms`]; `None` for never.
+    pub fn set_deadline(&self, at_ms: Option<u64>) {
+        self.sock.set_deadline(at_ms);
+    }
+
+    /// Whether a deadline has shut it down.
+    pub fn timed_out(&self) -> bool {
+        self.sock.timed_out()
+    }
+
+    /// The socket, if bytes may be moved past this type as they are (splice): none may with TLS.
+    pub fn direct(&self) -> Option<&Socket> {
+        self.tls.is_none().then_some(&self.sock)
     }
 
     /// Starts sending the request's head (and a small body with it) without waiting.
     pub fn send(&mut self, out: Vec<u8>) {
         debug_assert!(self.sending.is_none());
-        self.sending = Some(self.sock.send(out));
+        let wire = match &mut self.tls {
+            None => out,
+            Some(tls) => {
+                let wire = tls.seal(&out);
+                self.out = out;
+                wire
+            }
+        };
+        self.sending = Some(self.sock.send(wire));
     }
 
     /// Polls the send in flight; its buffer is for the next one.
@@ -48,16 +102,43 @@ impl UpstreamConn {
         let Some(send) = self.sending.as_mut() else {
             return Poll::Ready(Ok(Vec::new()));
         };
-        let (result, buffer) = std::task::ready!(Pin::new(send).poll(cx));
+        let (result, wire) = ready!(Pin::new(send).poll(cx));
         self.sending = None;
+        let buffer = self.plain_of(wire);
         Poll::Ready(result.map(|_| buffer))
+    }
+
+    /// The buffer of the send in flight, if it is done.
+    pub fn take_sent(&mut self) -> Option<Vec<u8>> {
+        let (_, wire) = self.sending.as_mut()?.try_take()?;
+        self.sending = None;
+        Some(self.plain_of(wire))
+    }
+
+    /// The buffer that was to be sent, of what was sent for it.
+    fn plain_of(&mut self, wire: Vec<u8>) -> Vec<u8> {
+        match &mut self.tls {
+            None => wire,
+            Some(tls) => {
+                tls.keep(wire);
+                std::mem::take(&mut self.out)
+            }
+        }
+    }
+
+    /// Whether a send is still in flight.
+    pub fn is_sending(&mut self) -> bool {
+        if self.sending.is_some() {
+            self.take_sent();
+        }
+        self.sending.is_some()
     }
 
     /// Polls for an answer that comes before the request was sent in full, or the peer's end.
     /// The result is kept for [`UpstreamConn::poll_read`].
     pub fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.early.is_none() {
-            let result = std::task::ready!(self.poll_read(cx));
+            let result = ready!(self.poll_read(cx));
             self.early = Some(result);
         }
         Poll::Ready(())
@@ -69,49 +150,53 @@ impl UpstreamConn {
         matches!(&self.early, Some(Ok(chunk)) if !chunk.is_empty())
     }
 
-    /// The buffer of the send in flight, if it is done.
-    pub fn take_sent(&mut self) -> Option<Vec<u8>> {
-        let (_, buffer) = self.sending.as_mut()?.try_take()?;
-        self.sending = None;
-        Some(buffer)
-    }
-
-    /// Whether a send is still in flight.
-    pub fn is_sending(&mut self) -> bool {
-        if self.sending.is_some() {
-            self.take_sent();
-        }
-        self.sending.is_some()
-    }
-
     /// Polls the read in flight. After a result, [`UpstreamConn::listen`] starts the next one.
+    /// An empty chunk is the end; where there is TLS, an end that the peer has not announced is an
+    /// [`io::ErrorKind::UnexpectedEof`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         if let Some(result) = self.early.take() {
             return Poll::Ready(result);
         }
-        let sock = &self.sock;
-        let recv = self
-            .recv
-            .get_or_insert_with(|| sock.recv(Expect::Later, Class::Stream));
-        let result = std::task::ready!(Pin::new(recv).poll(cx));
-        self.recv = None;
-        Poll::Ready(result)
+        loop {
+            if self.tls.as_ref().is_some_and(|tls| tls.is_closed()) {
+                return Poll::Ready(Ok(Chunk::empty()));
+            }
+            let sock = &self.sock;
+            let recv = self
+                .recv
+                .get_or_insert_with(|| sock.recv(Expect::Later, Class::Stream));
+            let result = ready!(Pin::new(recv).poll(cx));
+            self.recv = None;
+            if self.tls.is_none() {
+                return Poll::Ready(result);
+            }
+            // Of a record that has not come whole there is nothing yet.
+            if let Some(result) = self.open(&result?).transpose() {
+                return Poll::Ready(result);
+            }
+        }
     }
 
-    /// Reads with the given class of buffer, where no read is in flight yet.
-    ///
-    /// # Errors
-    /// What recv(2) reported. A deadline that expired shows as the end, see `Socket::timed_out`.
-    pub async fn read(
-        &mut self,
-        expect: Expect,
-        class: Class,
-        timeout_ms: u64,
-    ) -> io::Result<Chunk> {
-        self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
-        let sock = &self.sock;
-        self.recv.get_or_insert_with(|| sock.recv(expect, class));
-        poll_fn(|cx| self.poll_read(cx)).await
+    /// What is in the bytes received, if anything is yet; an empty chunk at the announced end.
+    fn open(&mut self, received: &[u8]) -> io::Result<Option<Chunk>> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(Some(Chunk::copy_of(received)));
+        };
+        if received.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut plain = Vec::with_capacity(received.len());
+        if let Err(broken) = tls.open(received, &mut plain) {
+            if self.sending.is_none() {
+                self.sending = Some(self.sock.send(tls.seal_alert(broken)));
+            }
+            let error = io::Error::new(io::ErrorKind::InvalidData, broken.reason());
+            if plain.is_empty() {
+                return Err(error);
+            }
+            self.early = Some(Err(error));
+        }
+        Ok((!plain.is_empty() || tls.is_closed()).then(|| plain.into()))
     }
 
     /// Starts a read with the given class of buffer if none is in flight.
@@ -121,19 +206,15 @@ impl UpstreamConn {
             .get_or_insert_with(|| sock.recv(Expect::Later, class));
     }
 
-    /// The read in flight, for a tunnel that goes on without this type.
-    pub fn take_recv(&mut self) -> Option<Recv> {
-        self.recv.take()
-    }
-
-    /// Whether a read is in flight.
-    pub fn is_reading(&self) -> bool {
-        self.recv.is_some()
-    }
-
     /// Whether nothing receives from it, so that the bytes may be moved another way.
     pub fn is_quiet(&self) -> bool {
         self.recv.is_none() && !self.sock.is_streaming()
+    }
+
+    /// Whether it may lie idle: nothing is being sent or read, and the peer goes on.
+    pub fn may_rest(&mut self) -> bool {
+        let has_ended = self.tls.as_ref().is_some_and(|tls| tls.is_closed());
+        !self.is_sending() && self.recv.is_none() && !has_ended
     }
 
     /// Makes ready to lie idle: no deadline of its own, and the read in flight that will carry
@@ -141,15 +222,31 @@ impl UpstreamConn {
     pub fn rest(&mut self) {
         self.sock.set_deadline(None);
         self.listen(Class::Stream);
+        if let Some(tls) = &mut self.tls {
+            tls.shrink(KEPT_BYTES_MAX);
+        }
     }
 }
 
 impl Idle for UpstreamConn {
     fn is_stale(&mut self) -> bool {
-        let ended = match self.recv.as_mut() {
-            Some(recv) => recv.try_take().is_some(),
-            None => true,
+        if self.early.is_some() || self.sock.timed_out() {
+            return true;
+        }
+        let Some(recv) = self.recv.as_mut() else {
+            return true;
         };
-        ended || self.early.is_some() || self.sock.timed_out()
+        let Some(result) = recv.try_take() else {
+            return false;
+        };
+        self.recv = None;
+        // A ticket may come at any time; it is not data.
+        match result {
+            Ok(received) if self.tls.is_some() => {
+                self.listen(Class::Stream);
+                !matches!(self.open(&received), Ok(None))
+            }
+            _ => true,
+        }
     }
 }

@@ -172,7 +172,7 @@ pub fn give_back(
         Framing::Length(length) => length == left,
         Framing::Chunked | Framing::Close => false,
     };
-    if !keepalive || !whole || kept.conn.is_sending() || kept.conn.is_reading() {
+    if !keepalive || !whole || !kept.conn.may_rest() {
         return;
     }
     kept.conn.rest();
@@ -224,7 +224,10 @@ impl Source<'_, '_> {
         output.push_stored(ex, first.start..first.start + n);
         count(ex, n as u64);
         let mut left = length - n as u64;
-        let mut may_splice = self.rate.is_none() && output.is_plain() && !client.is_encrypted();
+        let mut may_splice = self.rate.is_none()
+            && output.is_plain()
+            && !client.is_encrypted()
+            && self.answer.kept.conn.direct().is_some();
         while left > 0 {
             if may_splice && left >= SPLICE_MIN {
                 let is_quiet = self.answer.kept.conn.is_quiet();
@@ -281,7 +284,10 @@ impl Source<'_, '_> {
             stall_ms: self.ahead.has_file().then_some(STALL_MS),
         };
         let conn = &self.answer.kept.conn;
-        let result = ring::splice_body(&conn.sock, &client.sock, left, limits, |_| ()).await;
+        let Some(sock) = conn.direct() else {
+            return Ok(left);
+        };
+        let result = ring::splice_body(sock, &client.sock, left, limits, |_| ()).await;
         let (moved, end) = match result {
             Ok(Spliced {
                 moved,
@@ -489,12 +495,11 @@ impl Source<'_, '_> {
         let conn = &mut self.answer.kept.conn;
         if !self.ahead.has_room(output) {
             // Whoever is not asked cannot be late.
-            conn.sock.set_deadline(None);
+            conn.set_deadline(None);
             self.ahead.room(ex, client, output).await?;
         }
         conn.listen(Class::Large);
-        conn.sock
-            .set_deadline(Some(clock::now_ms() + self.conf.read_timeout_ms));
+        conn.set_deadline(Some(clock::now_ms() + self.conf.read_timeout_ms));
         let watch = !self.conf.ignore_client_abort;
         match self.ahead.read(ex, client, output, conn, watch).await? {
             Event::Gone => Err(End::ClientGone),
@@ -503,14 +508,14 @@ impl Source<'_, '_> {
                     state.bytes_received += chunk.len() as u64;
                 }
                 // It is not asked again before these have a place, which a slow disk may delay.
-                conn.sock.set_deadline(None);
+                conn.set_deadline(None);
                 let pause = self.rate.as_mut().and_then(|r| r.came(chunk.len()));
                 if let Some(pause) = pause {
                     self.ahead.rest(ex, client, output, pause).await?;
                 }
                 Ok(Some(chunk))
             }
-            Event::Read(Ok(_)) if !conn.sock.timed_out() => Ok(None),
+            Event::Read(Ok(_)) if !conn.timed_out() => Ok(None),
             Event::Read(other) => {
                 attempt::read_failed(ex, conn, other.err(), Level::Error);
                 Err(End::Broken)

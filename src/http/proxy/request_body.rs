@@ -85,8 +85,7 @@ fn start(
     if let Some(state) = ex.upstream.last_mut() {
         state.bytes_sent += out.len() as u64;
     }
-    conn.sock
-        .set_deadline(Some(clock::now_ms() + conf.send_timeout_ms));
+    conn.set_deadline(Some(clock::now_ms() + conf.send_timeout_ms));
     conn.send(out);
     Ok(())
 }
@@ -161,7 +160,7 @@ impl Sender<'_> {
         }
         loop {
             // However long the client takes, the peer has not failed.
-            self.conn.sock.set_deadline(None);
+            self.conn.set_deadline(None);
             let piece = {
                 let mut next = std::pin::pin!(body::next_piece(ex, client));
                 poll_fn(|cx| {
@@ -201,7 +200,6 @@ impl Sender<'_> {
     async fn piece(&mut self, ex: &mut Exchange, out: Vec<u8>) -> Result<Option<Vec<u8>>, Failed> {
         let n = out.len() as u64;
         self.conn
-            .sock
             .set_deadline(Some(clock::now_ms() + self.conf.send_timeout_ms));
         self.conn.send(out);
         let result = poll_fn(|cx| {
@@ -215,9 +213,7 @@ impl Sender<'_> {
         })
         .await;
         match result {
-            None if self.conn.sock.timed_out() => {
-                Err(self.failed(ex, &io::ErrorKind::TimedOut.into()))
-            }
+            None if self.conn.timed_out() => Err(self.failed(ex, &io::ErrorKind::TimedOut.into())),
             None => Ok(None),
             Some(Ok(mut buffer)) => {
                 if let Some(state) = ex.upstream.last_mut() {
@@ -229,7 +225,7 @@ impl Sender<'_> {
             // A peer that refuses a body may have said why before it closed.
             Some(Err(_)) if self.conn.answers_early().await => Ok(None),
             Some(Err(error)) => {
-                let error = if self.conn.sock.timed_out() {
+                let error = if self.conn.timed_out() {
                     io::ErrorKind::TimedOut.into()
                 } else {
                     error

@@ -23,9 +23,9 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
     if output.flush(client).await.is_err() {
         return Finish::Truncated;
     }
-    let mut peer = answer.kept.conn;
+    let peer = answer.kept.conn.into_parts();
     let flows = Flows::default();
-    let (recv, tls) = client.take_transport();
+    let (recv, client_tls) = client.take_transport();
     let outcome = {
         // The reads in flight are handed over: the relay owns both directions from here on.
         let from = End {
@@ -34,7 +34,7 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
             ..End::new(&client.sock)
         };
         let to = End {
-            recv: peer.take_recv(),
+            recv: peer.recv,
             early: early.into(),
             ..End::new(&peer.sock)
         };
@@ -44,10 +44,9 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
             upload_rate: 0,
             download_rate: 0,
         };
-        match tls {
-            None => relay::relay(from, to, &conf, &flows, &Stop::default()).await,
+        match [client_tls, peer.tls] {
+            [None, None] => relay::relay(from, to, &conf, &flows, &Stop::default()).await,
             tls => {
-                let tls = [tls, None];
                 // Its own future: a connection without TLS has no place for it.
                 Box::pin(relay::relay_sealed(
                     from,
