@@ -14,8 +14,8 @@ pub async fn begin(ex: &mut Exchange, client: &mut Client) -> bool {
     let listen = &generation.http.listens[ex.listen as usize];
     let root = generation.location(ex.location);
     if !root.core.tcp_nodelay && ex.client.local.is_some() {
-        // Connections come with it on. What cannot be set only costs packets.
-        let _ = client.sock.set_nodelay(false);
+        // Connections come with it on.
+        client.delay_small_segments();
     }
     if listen.proxy_protocol && !read_proxy_protocol(ex, client).await {
         return false;
@@ -27,7 +27,7 @@ pub async fn begin(ex: &mut Exchange, client: &mut Client) -> bool {
 async fn read_proxy_protocol(ex: &mut Exchange, client: &mut Client) -> bool {
     let generation = ex.generation();
     let timeout = generation.server(ex.server).client.header_timeout_ms;
-    client.sock.set_deadline(Some(clock::now_ms() + timeout));
+    client.set_deadline(Some(clock::now_ms() + timeout));
     ex.doing = "reading PROXY protocol";
     loop {
         match proxy_protocol::parse(&client.input) {

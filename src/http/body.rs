@@ -129,13 +129,13 @@ pub async fn next_piece(
             .location(ex.location)
             .core
             .client_body_timeout_ms;
-        client.sock.set_deadline(Some(clock::now_ms() + timeout));
+        client.set_deadline(Some(clock::now_ms() + timeout));
         let chunk = client
             .read(Expect::Later)
             .await
             .map_err(|_| BodyError::Gone)?;
         if chunk.is_empty() {
-            let timed_out = client.sock.timed_out();
+            let timed_out = client.timed_out();
             return Err(if timed_out {
                 BodyError::TimedOut
             } else {

@@ -1,4 +1,4 @@
-//! The client's side of an HTTP/1.1 connection: bytes in, bytes out, and what is in flight.
+//! The client's side of an exchange: bytes in, bytes out, and what is in flight.
 //!
 //! Exactly one read is in flight while an exchange runs. It costs nothing while it waits (the
 //! buffer is chosen by the kernel when data arrives), it will deliver the next request, and until
@@ -6,6 +6,8 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -22,11 +24,10 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 /// How long the last record may take to leave, in milliseconds.
 const END_TIMEOUT_MS: u64 = 1000;
 
-/// One client connection's socket and buffers: 304 bytes, and three buffers that grow to what
+/// One client connection's socket and buffers: 224 bytes, and three buffers that grow to what
 /// the largest request and response so far needed, 64 KiB at most. None while it is parked.
 pub struct Client {
-    /// The connection.
-    pub sock: Socket,
+    sock: Socket,
     /// Bytes received and not yet consumed.
     pub input: Vec<u8>,
     /// The peer has closed its side, or reading failed.
@@ -34,10 +35,28 @@ pub struct Client {
     /// Buffer for the next request to an upstream; kept here so that it is allocated once.
     pub upstream_out: Vec<u8>,
     recv: Option<Recv>,
-    sending: Option<Send<Vec<u8>>>,
-    sending_chunk: Option<Send<Chunk>>,
+    sending: Sending,
     spare: Vec<u8>,
     tls: Option<Box<Transport>>,
+}
+
+/// The send in flight.
+enum Sending {
+    None,
+    Bytes(Send<Vec<u8>>),
+    Chunk(Send<Chunk>),
+}
+
+/// What a tunnel takes over of a client.
+pub struct Ends<'a> {
+    /// The connection, which stays the client's.
+    pub sock: &'a Socket,
+    /// The read in flight.
+    pub recv: Option<Recv>,
+    /// Bytes that came before it.
+    pub early: Vec<u8>,
+    /// The encryption, if there is any.
+    pub tls: Option<Box<Transport>>,
 }
 
 /// What is left of a client while it is idle.
@@ -52,8 +71,7 @@ impl Client {
             closed: false,
             upstream_out: Vec::new(),
             recv,
-            sending: None,
-            sending_chunk: None,
+            sending: Sending::None,
             spare: Vec::new(),
             tls: None,
         }
@@ -64,9 +82,45 @@ impl Client {
         self.tls = Some(transport);
     }
 
-    /// Whether what is sent is encrypted, so that nothing may go around it.
-    pub fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
+    /// The socket, where what is sent to it is what the client gets, so that bytes may go there
+    /// without passing through here (splice).
+    pub fn direct(&self) -> Option<&Socket> {
+        self.tls.is_none().then_some(&self.sock)
+    }
+
+    /// From `at_ms` on the client is late: what is awaited of it ends. See
+    /// [`Socket::set_deadline`].
+    #[inline]
+    pub fn set_deadline(&self, at_ms: Option<u64>) {
+        self.sock.set_deadline(at_ms);
+    }
+
+    /// As [`Client::set_deadline`], but an answer can still be sent.
+    #[inline]
+    pub fn set_read_deadline(&self, at_ms: Option<u64>) {
+        self.sock.set_read_deadline(at_ms);
+    }
+
+    /// Whether a deadline has passed. Stays true.
+    #[inline]
+    pub fn timed_out(&self) -> bool {
+        self.sock.timed_out()
+    }
+
+    /// Ends the response so that the client sees that it is not complete, whatever its framing.
+    pub fn reset(&self) {
+        self.sock.reset();
+    }
+
+    /// Tells the client that nothing more is sent, while it may send on.
+    pub fn end_sending(&self) {
+        self.sock.shutdown(Shutdown::Write);
+    }
+
+    /// `tcp_nodelay off`
+    pub fn delay_small_segments(&self) {
+        // What cannot be set only costs packets.
+        let _ = self.sock.set_nodelay(false);
     }
 
     /// Gives up everything but the socket and its read in flight, for parking. The client comes
@@ -118,7 +172,7 @@ impl Client {
             let count = ready!(self.poll_fill(cx, expect))?;
             let before = self.input.len() - count;
             let plain = match before {
-                0 => std::mem::take(&mut self.input),
+                0 => mem::take(&mut self.input),
                 _ => self.input.split_off(before),
             };
             Poll::Ready(Ok(plain.into()))
@@ -165,9 +219,9 @@ impl Client {
         let opened = tls.open(received, &mut self.input);
         self.closed |= opened.is_err() || tls.is_closed();
         if let Err(broken) = opened
-            && self.sending.is_none()
+            && matches!(self.sending, Sending::None)
         {
-            self.sending = Some(self.sock.send(tls.seal_alert(broken)));
+            self.sending = Sending::Bytes(self.sock.send(tls.seal_alert(broken)));
         }
     }
 
@@ -221,7 +275,7 @@ impl Client {
         debug_assert!(!self.is_sending());
         self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
         let wire = self.wire(out);
-        self.sending = Some(self.sock.send(wire));
+        self.sending = Sending::Bytes(self.sock.send(wire));
     }
 
     /// What goes out for `out`: records in place of plain bytes, where there is TLS.
@@ -242,39 +296,46 @@ impl Client {
         debug_assert!(!self.is_sending());
         self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
         if let Some(tls) = &mut self.tls {
-            self.sending = Some(self.sock.send(tls.seal(&chunk)));
+            self.sending = Sending::Bytes(self.sock.send(tls.seal(&chunk)));
             return;
         }
-        self.sending_chunk = Some(self.sock.send(chunk));
+        self.sending = Sending::Chunk(self.sock.send(chunk));
     }
 
     /// Whether a send is in flight whose result was not taken.
     pub fn is_sending(&self) -> bool {
-        self.sending.is_some() || self.sending_chunk.is_some()
+        !matches!(self.sending, Sending::None)
     }
 
     /// Polls the send in flight; ready at once if there is none. The deadline that the send had
     /// is gone when it is done.
     pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = if let Some(send) = self.sending.as_mut() {
-            let (result, buffer) = ready!(Pin::new(send).poll(cx));
-            self.sending = None;
-            self.keep_sent(buffer);
-            result
-        } else if let Some(send) = self.sending_chunk.as_mut() {
-            let (result, _) = ready!(Pin::new(send).poll(cx));
-            self.sending_chunk = None;
-            result
-        } else {
+        if !self.is_sending() {
             return Poll::Ready(Ok(()));
-        };
+        }
+        let result = ready!(self.poll_sending(cx));
         self.sock.set_deadline(None);
+        Poll::Ready(result)
+    }
+
+    /// Polls the send in flight, and keeps its buffer when it is done.
+    fn poll_sending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = match &mut self.sending {
+            Sending::None => return Poll::Ready(Ok(())),
+            Sending::Bytes(send) => {
+                let (result, buffer) = ready!(Pin::new(send).poll(cx));
+                self.keep_sent(buffer);
+                result
+            }
+            Sending::Chunk(send) => ready!(Pin::new(send).poll(cx)).0,
+        };
+        self.sending = Sending::None;
         Poll::Ready(result.map(drop))
     }
 
     /// The buffer kept for the next output, if it is not in use. Never waits.
     pub fn spare_out(&mut self) -> Vec<u8> {
-        let mut out = std::mem::take(&mut self.spare);
+        let mut out = mem::take(&mut self.spare);
         out.clear();
         out
     }
@@ -282,9 +343,9 @@ impl Client {
     /// Starts sending `out`, the last of a response, without waiting: the send is done long
     /// before the client's next request has come, so waiting would only wake the task twice.
     pub fn send_last(&mut self, out: Vec<u8>) {
-        debug_assert!(self.sending.is_none());
+        debug_assert!(!self.is_sending());
         let wire = self.wire(out);
-        self.sending = Some(self.sock.send(wire));
+        self.sending = Sending::Bytes(self.sock.send(wire));
     }
 
     /// Waits for the send in flight, if there is one, and takes its buffer back.
@@ -292,37 +353,24 @@ impl Client {
     /// # Errors
     /// What send(2) reported.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if let Some(send) = self.sending_chunk.as_mut() {
-            let (result, _) = send.await;
-            self.sending_chunk = None;
-            result?;
-        }
-        let Some(send) = self.sending.as_mut() else {
-            return Ok(());
-        };
-        let (result, buffer) = send.await;
-        self.sending = None;
-        self.keep_sent(buffer);
-        result.map(drop)
+        poll_fn(|cx| self.poll_sending(cx)).await
     }
 
     /// Whether nothing is left to send; takes the buffer back if so.
     pub fn sent(&mut self) -> bool {
-        if let Some(send) = self.sending_chunk.as_mut() {
-            if send.try_take().is_none() {
-                return false;
-            }
-            self.sending_chunk = None;
+        let buffer = match &mut self.sending {
+            Sending::None => return true,
+            Sending::Bytes(send) => send.try_take().map(|(_, buffer)| buffer),
+            Sending::Chunk(send) => send.try_take().map(|_| Vec::new()),
+        };
+        let Some(buffer) = buffer else {
+            return false;
+        };
+        if matches!(self.sending, Sending::Bytes(_)) {
+            self.keep_sent(buffer);
         }
-        match self.sending.as_mut().map(Send::try_take) {
-            None => true,
-            Some(None) => false,
-            Some(Some((_, buffer))) => {
-                self.sending = None;
-                self.keep_sent(buffer);
-                true
-            }
-        }
+        self.sending = Sending::None;
+        true
     }
 
     /// Keeps a buffer for the next output, unless a large response has blown it up.
@@ -340,9 +388,14 @@ impl Client {
         }
     }
 
-    /// The read in flight and the encryption, for a tunnel that goes on without this type.
-    pub fn take_transport(&mut self) -> (Option<Recv>, Option<Box<Transport>>) {
-        (self.recv.take(), self.tls.take())
+    /// What a tunnel needs that goes on without this type.
+    pub fn take_ends(&mut self) -> Ends<'_> {
+        Ends {
+            recv: self.recv.take(),
+            early: mem::take(&mut self.input),
+            tls: self.tls.take(),
+            sock: &self.sock,
+        }
     }
 
     /// Tells the client that nothing more will come, where TLS has a word for it. What is being

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::mem;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -299,7 +299,7 @@ async fn next_request(
             }
             None => clock::now_ms() + keepalive_timeout(ex),
         };
-        client.sock.set_read_deadline(Some(until));
+        client.set_read_deadline(Some(until));
         ex.doing = if first {
             "waiting for request"
         } else {
@@ -336,7 +336,7 @@ async fn wait(ex: &mut Exchange, client: &mut Client, place: &Place, until: u64)
                     return Next::Close;
                 }
             }
-            Next::Close if first && client.sock.timed_out() => {
+            Next::Close if first && client.timed_out() => {
                 ex.log(
                     Level::Info,
                     format_args!(
@@ -397,14 +397,12 @@ async fn read_head(ex: &mut Exchange, client: &mut Client) -> Next {
             }
         }
         if !deadline_set {
-            client
-                .sock
-                .set_deadline(Some(clock::now_ms() + conf.header_timeout_ms));
+            client.set_deadline(Some(clock::now_ms() + conf.header_timeout_ms));
             deadline_set = true;
         }
         match client.fill(Expect::Later).await {
             Ok(n) if n > 0 => {}
-            _ if client.sock.timed_out() => {
+            _ if client.timed_out() => {
                 keep_request_line(ex, client);
                 ex.log(
                     Level::Info,
@@ -586,9 +584,9 @@ async fn after(ex: &mut Exchange, client: &mut Client, finish: Finish) -> bool {
                 .location(ex.location)
                 .core
                 .reset_timedout_connection
-                && (client.sock.timed_out() || ex.response.status == 444)
+                && (client.timed_out() || ex.response.status == 444)
             {
-                client.sock.reset();
+                client.reset();
             }
             return false;
         }
@@ -624,16 +622,14 @@ async fn linger(ex: &Exchange, client: &mut Client, unread: bool) {
     if !wanted || client.closed {
         return;
     }
-    client.sock.shutdown(Shutdown::Write);
+    client.end_sending();
     let end = clock::now_ms() + core.lingering_time_ms;
     loop {
         let now = clock::now_ms();
         if now >= end {
             return;
         }
-        client
-            .sock
-            .set_deadline(Some((now + core.lingering_timeout_ms).min(end)));
+        client.set_deadline(Some((now + core.lingering_timeout_ms).min(end)));
         match client.read(Expect::Later).await {
             Ok(chunk) if !chunk.is_empty() => {}
             _ => return,
@@ -671,6 +667,6 @@ mod tests {
     fn a_working_connection_is_not_large() {
         assert!(future_size(work) <= 4384, "{}", future_size(work));
         assert!(size_of::<Exchange>() <= 1184, "{}", size_of::<Exchange>());
-        assert!(size_of::<Client>() <= 304, "{}", size_of::<Client>());
+        assert!(size_of::<Client>() <= 224, "{}", size_of::<Client>());
     }
 }

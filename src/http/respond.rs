@@ -276,7 +276,7 @@ impl Output {
             let _ = self.flush(client).await;
             if self.framing == Framing::Close {
                 // An orderly end would say that this was all.
-                client.sock.reset();
+                client.reset();
             }
             return Finish::Truncated;
         }
@@ -305,7 +305,7 @@ async fn send_within(
 ) -> io::Result<()> {
     while !out.is_empty() {
         // The client does not keep anybody waiting while it is made to wait.
-        client.sock.set_deadline(None);
+        client.set_deadline(None);
         let n = rate.take(out.len()).await;
         let mut piece = client.take_out().await?;
         piece.extend_from_slice(&out[..n]);
@@ -513,7 +513,7 @@ pub fn set_path(ex: &mut Exchange, path: &[u8]) {
 
 /// Says in the log why a response to the client could not be finished.
 pub fn log_client_gone(ex: &Exchange, client: &Client) {
-    if client.sock.timed_out() {
+    if client.timed_out() {
         ex.log(
             Level::Info,
             format_args!(

@@ -61,7 +61,7 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 pub async fn begin(ex: &mut Exchange, client: &mut Client) -> Beginning {
     let generation = ex.generation();
     let timeout = generation.server(ex.server).client.header_timeout_ms;
-    client.sock.set_deadline(Some(clock::now_ms() + timeout));
+    client.set_deadline(Some(clock::now_ms() + timeout));
     ex.doing = "SSL handshaking";
     let hello = match hello(ex, client).await {
         Ok(hello) => hello,
@@ -101,7 +101,7 @@ pub async fn begin(ex: &mut Exchange, client: &mut Client) -> Beginning {
     let Some(established) = shake(ex, client, server, &name, timeout).await else {
         return Beginning::Over;
     };
-    client.sock.set_deadline(None);
+    client.set_deadline(None);
     take_over(ex, client, server, established);
     Beginning::Secured
 }
@@ -113,7 +113,7 @@ async fn hello(ex: &Exchange, client: &mut Client) -> Result<ClientHello, Beginn
             && first != HANDSHAKE
             && first & 0x80 == 0
         {
-            client.sock.set_deadline(None);
+            client.set_deadline(None);
             return Err(Beginning::Plain);
         }
         match client_hello::parse(&client.input) {
@@ -131,7 +131,7 @@ async fn hello(ex: &Exchange, client: &mut Client) -> Result<ClientHello, Beginn
 async fn more(ex: &Exchange, client: &mut Client) -> Option<()> {
     match client.fill(Expect::Later).await {
         Ok(1..) => return Some(()),
-        _ if client.sock.timed_out() => ex.log(
+        _ if client.timed_out() => ex.log(
             Level::Info,
             format_args!(
                 "client timed out (110: Connection timed out) while {}",

@@ -226,7 +226,7 @@ impl Source<'_, '_> {
         let mut left = length - n as u64;
         let mut may_splice = self.rate.is_none()
             && output.is_plain()
-            && !client.is_encrypted()
+            && client.direct().is_some()
             && self.answer.kept.conn.direct().is_some();
         while left > 0 {
             if may_splice && left >= SPLICE_MIN {
@@ -284,10 +284,10 @@ impl Source<'_, '_> {
             stall_ms: self.ahead.has_file().then_some(STALL_MS),
         };
         let conn = &self.answer.kept.conn;
-        let Some(sock) = conn.direct() else {
+        let (Some(from), Some(to)) = (conn.direct(), client.direct()) else {
             return Ok(left);
         };
-        let result = ring::splice_body(sock, &client.sock, left, limits, |_| ()).await;
+        let result = ring::splice_body(from, to, left, limits, |_| ()).await;
         let (moved, end) = match result {
             Ok(Spliced {
                 moved,

@@ -25,13 +25,13 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
     }
     let peer = answer.kept.conn.into_parts();
     let flows = Flows::default();
-    let (recv, client_tls) = client.take_transport();
+    let ends = client.take_ends();
     let outcome = {
         // The reads in flight are handed over: the relay owns both directions from here on.
         let from = End {
-            recv,
-            early: std::mem::take(&mut client.input).into(),
-            ..End::new(&client.sock)
+            recv: ends.recv,
+            early: ends.early.into(),
+            ..End::new(ends.sock)
         };
         let to = End {
             recv: peer.recv,
@@ -44,7 +44,7 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
             upload_rate: 0,
             download_rate: 0,
         };
-        match [client_tls, peer.tls] {
+        match [ends.tls, peer.tls] {
             [None, None] => relay::relay(from, to, &conf, &flows, &Stop::default()).await,
             tls => {
                 // Its own future: a connection without TLS has no place for it.

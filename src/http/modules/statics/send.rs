@@ -69,12 +69,15 @@ async fn send_part(
     range: Range<u64>,
 ) -> Result<End, ClientGone> {
     let length = range.end - range.start;
-    if !output.is_plain() || client.is_encrypted() || length < SPLICE_MIN {
+    if !output.is_plain() || client.direct().is_none() || length < SPLICE_MIN {
         return copy(ex, client, output, file, range).await;
     }
     output.flush(client).await?;
+    let Some(sock) = client.direct() else {
+        return Err(ClientGone);
+    };
     let timeout_ms = output.send_timeout_ms();
-    let sent = ring::splice_file(file, range.start, &client.sock, length, timeout_ms, |_| {}).await;
+    let sent = ring::splice_file(file, range.start, sock, length, timeout_ms, |_| {}).await;
     match sent {
         Ok(moved) => {
             output.passed(ex, moved);
