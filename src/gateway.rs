@@ -16,7 +16,7 @@ use crate::http::scope::{self as http, Scope as HttpScope};
 use crate::observe::{ErrorLog, TargetSpec, os_error};
 use crate::stream::conf::StreamConf;
 use crate::stream::scope::{self as stream, Scope as StreamScope};
-use crate::upstream::{Registry, directives};
+use crate::upstream::directives;
 
 pub mod process;
 
@@ -112,12 +112,8 @@ impl Gateway {
                 format!("mkdir() \"{}\" failed {}", path.display(), os_error(&error))
             })?;
         }
-        let http = self.http.groups.iter().map(|group| &group.upstream);
-        let stream = self.stream.groups.iter().map(|group| &group.upstream);
-        for upstream in http.chain(stream).flatten() {
-            // Names are looked up in the background; until then the last known addresses hold.
-            let _ = upstream.watch(Registry::global());
-        }
+        self.http.groups.watch();
+        self.stream.groups.watch();
         Ok(())
     }
 

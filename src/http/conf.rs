@@ -4,11 +4,10 @@
 //! exchange remembers where it is with two integers and no reference counts.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::base::listen::{ListenAddr, ListenOptions};
-use crate::upstream::{Group, Upstream};
-use crate::vars::{Pattern, ServerNames, Template};
+use crate::upstream::Groups;
+use crate::vars::{Pattern, ServerNames};
 
 use super::exchange::Exchange;
 use super::modules::{
@@ -25,19 +24,7 @@ pub struct HttpConf {
     /// Every location, server root and `if` block.
     pub locations: Vec<Location>,
     /// Every upstream group, named and implicit.
-    pub groups: Vec<HttpGroup>,
-}
-
-/// An upstream group with what `http` knows about it.
-pub struct HttpGroup {
-    /// Its name, where it is an `upstream {}`.
-    pub name: Option<Box<[u8]>>,
-    /// The group.
-    pub group: Arc<Group>,
-    /// The key of `hash`.
-    pub key: Option<Template<Exchange>>,
-    /// What keeps servers marked `resolve` up to date.
-    pub upstream: Option<Upstream>,
+    pub groups: Groups<Exchange>,
 }
 
 impl HttpConf {
@@ -60,16 +47,6 @@ impl HttpConf {
             .iter()
             .position(|listen| listen.addr == *addr)
             .map(|at| at as u32)
-    }
-
-    /// The index of the `upstream {}` with this name.
-    pub fn group_named(&self, name: &[u8]) -> Option<u32> {
-        let is_it = |g: &HttpGroup| {
-            g.name
-                .as_deref()
-                .is_some_and(|n| n.eq_ignore_ascii_case(name))
-        };
-        self.groups.iter().position(is_it).map(|at| at as u32)
     }
 }
 

@@ -4,16 +4,12 @@
 //! [`compile`] lets each scope inherit from its parent (nginx's merge) and turns names into
 //! what they mean: variables, upstream groups, regexes. So a definition may follow its use.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use crate::config::{Contexts, Node, Reader, Result, Row, Word};
-use crate::upstream::{Keepalive, PeerAddr, Registry, UpstreamRaw, implicit};
+use crate::upstream::{Groups, Kind, UpstreamRaw};
 use crate::vars::{Pattern, Template, Variables};
 
 use super::conf::{
-    Content, HttpConf, HttpGroup, Location, LocationKind, LocationTree, Prefix, RegexLocation,
-    Server,
+    Content, HttpConf, Location, LocationKind, LocationTree, Prefix, RegexLocation, Server,
 };
 use super::exchange::Exchange;
 use super::modules::{
@@ -124,9 +120,8 @@ pub struct Compiler<'r, 'a> {
     pub reader: &'r mut Reader<'a>,
     /// All variables there are.
     pub vars: Variables<Exchange>,
-    /// Groups by name; implicit ones as `host:port`.
-    group_ids: HashMap<Vec<u8>, u32>,
-    groups: Vec<HttpGroup>,
+    /// Upstream groups, named and implicit.
+    pub groups: Groups<Exchange>,
     servers: Vec<Server>,
     locations: Vec<Location>,
     /// `log_format`s by name.
@@ -154,8 +149,7 @@ pub fn compile(
     let mut c = Compiler {
         reader,
         vars,
-        group_ids: HashMap::new(),
-        groups: Vec::new(),
+        groups: Groups::new(Kind::Http),
         servers: Vec::new(),
         locations: Vec::new(),
         formats: log::Formats::default(),
@@ -169,7 +163,8 @@ pub fn compile(
     }
     c.formats = log::Formats::compile(std::mem::take(&mut http.http.formats), &mut c.vars)?;
     for raw in std::mem::take(&mut http.http.upstreams) {
-        c.add_group(&http, &raw)?;
+        let resolver = http.resolver.compile(&mut c.resolvers)?;
+        c.groups.add(&raw, resolver.as_ref(), &mut c.vars)?;
     }
     c.limit_conn_zones = http.limit_conn.compile_zones(&mut c)?;
     http.log.check(&mut c)?;
@@ -247,46 +242,6 @@ impl Compiler<'_, '_> {
     /// Compiles a regex; its named groups become variables.
     pub fn pattern(&mut self, word: &Word, source: &[u8], caseless: bool) -> Result<Pattern> {
         Pattern::compile(source, caseless, word.span, &mut self.vars)
-    }
-
-    /// The index of a group by its name, for implicit ones `host:port`.
-    pub fn group(&self, name: &[u8]) -> Option<u32> {
-        self.group_ids.get(&name.to_ascii_lowercase()).copied()
-    }
-
-    fn add_group(&mut self, http: &Scope, raw: &UpstreamRaw) -> Result<()> {
-        let resolver = http.resolver.compile(&mut self.resolvers)?;
-        let upstream = raw.compile(Registry::global(), resolver.as_ref())?;
-        let key = upstream
-            .hash_key
-            .as_ref()
-            .map(|w| self.template(w))
-            .transpose()?;
-        let name = raw.name.bytes.clone();
-        self.group_ids
-            .insert(name.to_ascii_lowercase(), self.groups.len() as u32);
-        self.groups.push(HttpGroup {
-            name: Some(name),
-            group: Arc::clone(&upstream.group),
-            key,
-            upstream: Some(upstream),
-        });
-        Ok(())
-    }
-
-    /// Adds the group of an address that `proxy_pass` names, and returns its index.
-    pub fn add_implicit_group(&mut self, name: &str, addrs: Vec<PeerAddr>) -> u32 {
-        let group = implicit::group(Registry::global(), name, addrs, Keepalive::DEFAULT);
-        let at = self.groups.len() as u32;
-        self.group_ids
-            .insert(name.as_bytes().to_ascii_lowercase(), at);
-        self.groups.push(HttpGroup {
-            name: None,
-            group: Arc::new(group),
-            key: None,
-            upstream: None,
-        });
-        at
     }
 
     /// Compiles `scope`, whose inheritance is settled, and all that is inside it.

@@ -1,10 +1,9 @@
 //! The compiled `stream {}` block: immutable, shared by all workers, swapped whole on reload.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use crate::base::listen::{ListenAddr, ListenOptions};
-use crate::upstream::{Group, Upstream};
+use crate::upstream::Groups;
 use crate::vars::{ServerNames, Template};
 
 use super::modules::{access, core, limit_conn, log, pass, realip, set};
@@ -18,37 +17,15 @@ pub struct StreamConf {
     /// Every `server {}`.
     pub servers: Vec<Server>,
     /// Every upstream group, named and implicit.
-    pub groups: Vec<StreamGroup>,
+    pub groups: Groups<Session>,
     /// Where an address stands in `listens`: a range of ports makes many.
     pub(super) index: HashMap<ListenAddr, u32>,
-}
-
-/// An upstream group with what `stream` knows about it.
-pub struct StreamGroup {
-    /// Its name, where it is an `upstream {}`.
-    pub name: Option<Box<[u8]>>,
-    /// The group.
-    pub group: Arc<Group>,
-    /// The key of `hash`.
-    pub key: Option<Template<Session>>,
-    /// What keeps servers marked `resolve` up to date.
-    pub upstream: Option<Upstream>,
 }
 
 impl StreamConf {
     /// The index of a listening address.
     pub fn listen_at(&self, addr: &ListenAddr) -> Option<u32> {
         self.index.get(addr).copied()
-    }
-
-    /// The index of the `upstream {}` with this name.
-    pub fn group_named(&self, name: &[u8]) -> Option<u32> {
-        let is_it = |g: &StreamGroup| {
-            g.name
-                .as_deref()
-                .is_some_and(|n| n.eq_ignore_ascii_case(name))
-        };
-        self.groups.iter().position(is_it).map(|at| at as u32)
     }
 }
 

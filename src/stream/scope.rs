@@ -4,16 +4,13 @@
 //! [`compile`] lets each server inherit from `stream {}` (nginx's merge) and turns names into what
 //! they mean. So a definition may follow its use.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use crate::config::listen::{self, Address};
 use crate::config::{ConfigError, Contexts, Node, Reader, Result, Row, Span, Word};
 use crate::observe::ErrorLog;
-use crate::upstream::{Keepalive, PeerAddr, Registry, UpstreamRaw, implicit};
+use crate::upstream::{Groups, Kind, UpstreamRaw};
 use crate::vars::{Named, ServerNames, Template, Variables};
 
-use super::conf::{Content, Listen, Server, StreamConf, StreamGroup};
+use super::conf::{Content, Listen, Server, StreamConf};
 use super::modules::{
     access, core, limit_conn, log, map, pass, realip, resolver, returns, set, ssl_preread, upstream,
 };
@@ -103,9 +100,8 @@ pub struct Compiler<'r, 'a> {
     pub reader: &'r mut Reader<'a>,
     /// All variables there are.
     pub vars: Variables<Session>,
-    /// Groups by name; implicit ones as `host:port`.
-    group_ids: HashMap<Vec<u8>, u32>,
-    groups: Vec<StreamGroup>,
+    /// Upstream groups, named and implicit.
+    pub groups: Groups<Session>,
     /// `log_format`s by name.
     pub formats: log::Formats,
     /// The zones of `limit_conn`.
@@ -124,8 +120,7 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
     let mut c = Compiler {
         reader,
         vars: Variables::new(&super::variables::TABLES),
-        group_ids: HashMap::new(),
-        groups: Vec::new(),
+        groups: Groups::new(Kind::Stream),
         formats: log::Formats::default(),
         limit_conn_zones: limit_conn::Zones::default(),
         resolvers: resolver::Table::default(),
@@ -136,7 +131,8 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
     }
     c.formats = log::Formats::compile(std::mem::take(&mut stream.stream.formats), &mut c.vars)?;
     for raw in std::mem::take(&mut stream.stream.upstreams) {
-        c.add_group(&stream, &raw)?;
+        let resolver = stream.resolver.compile(&mut c.resolvers)?;
+        c.groups.add(&raw, resolver.as_ref(), &mut c.vars)?;
     }
     c.limit_conn_zones = stream.limit_conn.compile_zones("stream", &mut c.vars)?;
     stream.log.check(&mut c)?;
@@ -211,46 +207,6 @@ impl Compiler<'_, '_> {
     /// Those of templates.
     pub fn template(&mut self, word: &Word) -> Result<Template<Session>> {
         Template::compile(word, &mut self.vars)
-    }
-
-    /// The index of a group by its name, for implicit ones `host:port`.
-    pub fn group(&self, name: &[u8]) -> Option<u32> {
-        self.group_ids.get(&name.to_ascii_lowercase()).copied()
-    }
-
-    /// Adds the group of an address that `proxy_pass` names, and returns its index.
-    pub fn add_implicit_group(&mut self, name: &str, addrs: Vec<PeerAddr>) -> u32 {
-        let group = implicit::group(Registry::global(), name, addrs, Keepalive::OFF);
-        let at = self.groups.len() as u32;
-        self.group_ids
-            .insert(name.as_bytes().to_ascii_lowercase(), at);
-        self.groups.push(StreamGroup {
-            name: None,
-            group: Arc::new(group),
-            key: None,
-            upstream: None,
-        });
-        at
-    }
-
-    fn add_group(&mut self, stream: &Scope, raw: &UpstreamRaw) -> Result<()> {
-        let resolver = stream.resolver.compile(&mut self.resolvers)?;
-        let upstream = raw.compile(Registry::global(), resolver.as_ref())?;
-        let key = upstream
-            .hash_key
-            .as_ref()
-            .map(|w| self.template(w))
-            .transpose()?;
-        let name = raw.name.bytes.clone();
-        self.group_ids
-            .insert(name.to_ascii_lowercase(), self.groups.len() as u32);
-        self.groups.push(StreamGroup {
-            name: Some(name),
-            group: Arc::clone(&upstream.group),
-            key,
-            upstream: Some(upstream),
-        });
-        Ok(())
     }
 
     fn compile_server(&mut self, scope: &Scope) -> Result<Server> {

@@ -266,10 +266,7 @@ impl UpstreamRaw {
     }
 
     fn keepalive(&self) -> Keepalive {
-        let default = match self.kind {
-            Kind::Http => Keepalive::DEFAULT,
-            Kind::Stream => Keepalive::OFF,
-        };
+        let default = self.kind.keepalive();
         let ms = |time: Option<Duration>, default| time.map_or(default, |t| t.as_millis() as u64);
         let (connections, local) = self
             .keepalive
@@ -340,6 +337,14 @@ impl Kind {
         match self {
             Kind::Http => "http",
             Kind::Stream => "stream",
+        }
+    }
+
+    /// What groups of this kind do with idle connections where nothing is said.
+    pub fn keepalive(self) -> Keepalive {
+        match self {
+            Kind::Http => Keepalive::DEFAULT,
+            Kind::Stream => Keepalive::OFF,
         }
     }
 

@@ -9,6 +9,7 @@
 //! - [`keepalive`]: idle connections of one worker.
 //! - [`bind`], [`connect`]: our end of a connection, and what is said of one that failed.
 //! - [`directives`]: the language of `upstream {}`.
+//! - [`groups`]: all groups of a block.
 //! - [`address`], [`resolve`], [`watch`]: names, looked up while loading and at run time.
 
 pub mod address;
@@ -16,6 +17,7 @@ pub mod balance;
 pub mod bind;
 pub mod connect;
 pub mod directives;
+pub mod groups;
 pub mod implicit;
 pub mod keepalive;
 pub mod peer;
@@ -30,6 +32,7 @@ pub use balance::least_time::LeastTime;
 pub use bind::{Bind, RawBind};
 pub use connect::ConnectFailure;
 pub use directives::{Kind, Upstream, UpstreamRaw};
+pub use groups::{Groups, NamedGroup};
 pub use implicit::DynamicGroups;
 pub use keepalive::{Idle, IdlePool, Keepalive, Kept};
 pub use peer::{Peer, PeerAddr, PeerConf, PeerState, Registry};

@@ -443,7 +443,7 @@ pub fn compile_pass(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> R
         return Ok(Pass { to, replaced, tag });
     }
     let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
-    let group = match (c.group(url.host), url.port) {
+    let group = match (c.groups.place(url.host), url.port) {
         (Some(group), None) => group,
         (Some(_), Some(port)) => return Err(port_of_group(word, url.host, port)),
         (None, _) => implicit_group(&url, word, c)?,
@@ -465,7 +465,7 @@ fn port_of_group(word: &Word, name: &[u8], port: u16) -> ConfigError {
 
 fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {
     let name = url.peer_name();
-    if let Some(group) = c.group(name.as_bytes()) {
+    if let Some(group) = c.groups.place(name.as_bytes()) {
         return Ok(group);
     }
     let addrs = match url.unix {
@@ -477,7 +477,7 @@ fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {
                 ConfigError::at(word.span, format!("{what} in upstream \"{host}\""))
             })?,
     };
-    Ok(c.add_implicit_group(&name, addrs))
+    Ok(c.groups.add_implicit(&name, addrs))
 }
 
 /// A URL of `proxy_pass`, taken apart.

@@ -35,7 +35,7 @@ pub async fn find(ex: &mut Exchange, template: &Template<Exchange>) -> Result<Ar
     if let Some(path) = url.unix {
         return Ok(ex.local.dynamic.borrow_mut().unix(&name, Path::new(path)));
     }
-    if let Some(at) = ex.generation.http.group_named(url.host) {
+    if let Some(at) = ex.generation.http.groups.named(url.host) {
         ex.group = at;
         return Ok(Arc::clone(&ex.generation.http.groups[at as usize].group));
     }

@@ -253,7 +253,7 @@ pub fn compile_pass(word: &Word, c: &mut Compiler) -> Result<Pass> {
     if text.contains('$') {
         return c.template(word).map(Pass::Dynamic);
     }
-    if let Some(group) = c.group(&word.bytes) {
+    if let Some(group) = c.groups.place(&word.bytes) {
         return Ok(Pass::Group(group));
     }
     let error = |what: &str| ConfigError::at(word.span, format!("{what} in upstream \"{text}\""));
@@ -262,7 +262,7 @@ pub fn compile_pass(word: &Word, c: &mut Compiler) -> Result<Pass> {
         return Err(error("no port"));
     }
     if let Target::Name { host, port } = &target
-        && c.group(host.as_bytes()).is_some()
+        && c.groups.place(host.as_bytes()).is_some()
     {
         let message = format!("upstream \"{host}\" may not have port {port}");
         return Err(ConfigError::at(word.span, message));
@@ -271,7 +271,7 @@ pub fn compile_pass(word: &Word, c: &mut Compiler) -> Result<Pass> {
         let host = text.rsplit_once(':').map_or(&*text, |(host, _)| host);
         ConfigError::at(word.span, format!("{what} in upstream \"{host}\""))
     })?;
-    Ok(Pass::Group(c.add_implicit_group(&text, addrs)))
+    Ok(Pass::Group(c.groups.add_implicit(&text, addrs)))
 }
 
 fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {

@@ -19,7 +19,7 @@ pub async fn find(
     conf: &Conf,
 ) -> Result<(Arc<Group>, Option<u32>), End> {
     let text = template.with(s, |_, value| String::from_utf8_lossy(value).into_owned());
-    if let Some(id) = s.generation.stream.group_named(text.as_bytes()) {
+    if let Some(id) = s.generation.stream.groups.named(text.as_bytes()) {
         let group = &s.generation.stream.groups[id as usize].group;
         return Ok((Arc::clone(group), Some(id)));
     }
