@@ -5,8 +5,9 @@
 //! In reading order: `lex` (bytes to words), `parse` with `include` (words to [`Node`]s), `schema`
 //! (what a row declares), `reader` (nodes and rows to filled scopes), `catalog` with `known` (all
 //! directives there are, for suggestions and the documentation), `print` (trees to text), `listen`
-//! (the one directive that `http` and `stream` read alike).
+//! and `access` (directives that `http` and `stream` read alike).
 
+pub mod access;
 mod catalog;
 mod error;
 mod include;

@@ -4,10 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::error::{ConfigError, Result};
 use super::reader::Reader;
-use super::tree::{Node, Word};
-use crate::base::network::{Network, Rules};
+use super::tree::Word;
+use crate::base::network::Network;
 
 /// An address, a network in CIDR notation, or `unix:`; `None` for anything else. Warns of bits
 /// that the length of the network leaves out.
@@ -25,27 +24,4 @@ pub fn network(reader: &mut Reader, word: &Word) -> Option<Network> {
         reader.warn(word.span, message);
     }
     Some(Network::Net(net.trunc()))
-}
-
-/// Adds what `allow WHO;` or `deny WHO;` says to the rules of its block.
-///
-/// # Errors
-/// `invalid parameter "x"`.
-pub fn rule(
-    reader: &mut Reader,
-    rules: &mut Option<Rules>,
-    node: &Node,
-    allow: bool,
-) -> Result<()> {
-    let word = &node.args()[0];
-    let who = match word.is("all") {
-        true => Network::All,
-        false => network(reader, word).ok_or_else(|| {
-            let message = format!("invalid parameter \"{}\"", word.text());
-            ConfigError::at(word.span, message)
-                .help("an address, a network in CIDR notation, \"unix:\" or \"all\"")
-        })?,
-    };
-    rules.get_or_insert_default().push(who, allow);
-    Ok(())
 }

@@ -1,48 +1,23 @@
 //! `allow` and `deny`: who may come in, by address.
 
-use crate::base::network::Rules;
-use crate::config::network::rule;
-use crate::config::{Arity, Contexts, Row};
-use crate::inherit;
+use crate::config::access::{self, Guarded};
+use crate::config::{Contexts, Row};
 use crate::observe::Level;
 use crate::stream::scope::Scope;
 use crate::stream::serve::End;
 use crate::stream::session::Session;
 
+pub use crate::base::network::Rules as Conf;
+pub use crate::config::access::Raw;
+
 const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
 
-type R = Row<Scope>;
-
 /// The directives of this module.
-pub const ROWS: &[Row<Scope>] = &[
-    R::custom("allow", SS, Arity::One, |reader, s, node| {
-        rule(reader, &mut s.access.rules, node, true)
-    })
-    .doc("Lets an address or network in."),
-    R::custom("deny", SS, Arity::One, |reader, s, node| {
-        rule(reader, &mut s.access.rules, node, false)
-    })
-    .doc("Keeps an address or network out."),
-];
+pub const ROWS: &[Row<Scope>] = &access::rows(SS);
 
-/// What is written in one block; inherited only where a block has neither directive.
-#[derive(Default)]
-pub struct Raw {
-    rules: Option<Rules>,
-}
-
-/// The rules of a server.
-pub struct Conf(Rules);
-
-impl Raw {
-    /// Takes the enclosing block's rules where there are none here.
-    pub fn inherit(&mut self, parent: &Raw) {
-        inherit!(self, parent; rules);
-    }
-
-    /// The compiled rules.
-    pub fn compile(&self) -> Conf {
-        Conf(self.rules.clone().unwrap_or_default())
+impl Guarded for Scope {
+    fn access(&mut self) -> &mut Raw {
+        &mut self.access
     }
 }
 
@@ -51,7 +26,7 @@ impl Raw {
 /// # Errors
 /// 403 if the rules keep the client out.
 pub fn check(s: &Session) -> Result<(), End> {
-    let rules = &s.generation.server(s.server).access.0;
+    let rules = &s.generation.server(s.server).access;
     if !rules.deny(s.remote.ip()) {
         return Ok(());
     }
