@@ -12,6 +12,7 @@ pub mod observe;
 pub mod quick;
 pub mod relay;
 pub mod ring;
+pub mod ssl;
 pub mod stream;
 pub mod tls;
 pub mod upstream;

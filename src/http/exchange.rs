@@ -15,6 +15,7 @@ use crate::base::proxy_protocol::ProxyProtocol;
 pub use crate::base::remote::Remote;
 use crate::limits::conn::Counted;
 use crate::observe::ErrorLog;
+use crate::ssl::Secured;
 use crate::upstream::{Group, Peer};
 use crate::vars::{Store, Subject};
 
@@ -29,7 +30,6 @@ use super::message::{Method, Range32};
 use super::modules::{gzip, realip};
 use super::proxy;
 use super::route;
-use super::tls::Secured;
 use super::token::{Token, TokenSet};
 
 /// The configuration that one request works with, as one worker holds it.

@@ -80,10 +80,11 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 19] {
+pub fn tables() -> [&'static [Row<Scope>]; 20] {
     [
         core::ROWS,
         server::ROWS,
+        ssl::SHARED_ROWS,
         ssl::ROWS,
         error_page::ROWS,
         headers::ROWS,

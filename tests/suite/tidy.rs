@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["observe"],
     &["vars"],
-    &["limits"],
+    &["limits", "ssl"],
     &["upstream"],
     &["http", "stream"],
     &["gateway"],

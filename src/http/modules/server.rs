@@ -4,6 +4,7 @@ use crate::config::listen::{self, Address, Kind, RawListen};
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Span, Word};
 use crate::http::conf::{Listen, LocationKind};
 use crate::http::scope::{self, Compiler, Scope};
+use crate::ssl;
 use crate::vars::{Named, ServerNames, check_names};
 
 /// The directives of this file.
@@ -68,7 +69,9 @@ pub fn compile_listens(c: &mut Compiler, servers: &[Scope]) -> Result<Vec<Listen
 /// Finds the names behind an address.
 fn finish(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Listen> {
     if let Some(span) = address.ssl {
-        check_certificates(&address, span, c)?;
+        let ssl = |id: &u32| &c.server(*id).ssl;
+        let all = address.servers.iter().map(ssl);
+        ssl::check_listen(ssl(&address.default_server), all, span)?;
     }
     let named = |id: &u32| {
         let server = &servers[*id as usize].server;
@@ -89,23 +92,6 @@ fn finish(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Liste
         ssl: address.ssl.is_some(),
         default_server: address.default_server,
     })
-}
-
-/// Whether there is a certificate for every handshake with an address that is not refused.
-fn check_certificates(address: &Address, span: Span, c: &Compiler) -> Result<()> {
-    let ssl = |id: u32| &c.server(id).ssl;
-    let default = ssl(address.default_server).server.as_ref();
-    let is_complete = match default {
-        Some(default) if default.reject => {
-            address.servers.iter().all(|id| ssl(*id).server.is_some())
-        }
-        default => default.is_some(),
-    };
-    if is_complete {
-        return Ok(());
-    }
-    let message = "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive";
-    Err(ConfigError::at(span, message))
 }
 
 fn read_server(reader: &mut Reader, http: &mut Scope, node: &Node) -> Result<()> {

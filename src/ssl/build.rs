@@ -11,15 +11,16 @@ use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use rustls::{Error, SupportedCipherSuite};
 
-use super::conf::{Conf, Protocols, Verify};
-use super::{BuiltinCache, Dynamic, Raw};
-use crate::config::{ConfigError, Result, Span, Word, value};
-use crate::http::scope::Compiler;
+use super::Dynamic;
+use super::conf::{Common, Conf, Protocols, Verify};
+use super::directives::{BuiltinCache, Raw};
+use crate::config::{ConfigError, Reader, Result, Span, Word, value};
 use crate::observe::os_error;
 use crate::tls::cert::{self, Problem};
 use crate::tls::session::{Cache, Context, TicketKey, Tickets};
 use crate::tls::verify::Trust;
 use crate::tls::{Server, Settings, cipher, crl, key, server};
+use crate::vars::{Subject, Template, Variables};
 
 /// Early data that is taken of a connection, in bytes (as nginx with OpenSSL).
 const EARLY_DATA_MAX: u32 = 16 << 10;
@@ -27,8 +28,25 @@ const EARLY_DATA_MAX: u32 = 16 << 10;
 /// What a session of the cache `builtin` is thought to take, in bytes.
 const SESSION_BYTES: u64 = 1024;
 
-/// What HTTP says in ALPN.
-const ALPN: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
+/// What the compile phase needs of the block.
+pub struct Compiler<'c, 'r, S: 'static> {
+    /// For warnings and paths.
+    pub reader: &'c mut Reader<'r>,
+    /// All variables there are.
+    pub vars: &'c mut Variables<S>,
+    /// What several servers have in common.
+    pub common: &'c mut Common,
+}
+
+/// What `http` and `stream` each say by themselves.
+pub struct Own {
+    /// Protocols for ALPN, in order of preference; none for no ALPN.
+    pub alpn: Vec<Vec<u8>>,
+    /// Plain bytes of a record that is sent.
+    pub record_max: usize,
+    /// Whether early data is taken.
+    pub early_data: bool,
+}
 
 /// What `ssl_conf_command` changes.
 #[derive(Default)]
@@ -48,8 +66,8 @@ impl Raw {
     /// # Errors
     /// What nginx refuses: a file that is missing or something else, a certificate without key or
     /// with another's, a list of ciphers that leaves none, an unknown variable or command.
-    pub fn compile(&self, c: &mut Compiler) -> Result<Conf> {
-        self.declare_zones(&mut c.ssl)?;
+    pub fn compile<S: Subject>(&self, own: Own, c: &mut Compiler<'_, '_, S>) -> Result<Conf<S>> {
+        self.declare_zones(&mut c.common)?;
         let words = self.pairs()?;
         let reject = self.reject_handshake.unwrap_or(false);
         if words.is_empty() && !reject {
@@ -68,11 +86,11 @@ impl Raw {
         };
         let mut settings = Settings::new(certificates);
         settings.reject = reject;
-        settings.alpn = ALPN.map(<[u8]>::to_vec).to_vec();
-        settings.record_max = self.buffer_size.unwrap_or(16 << 10) as usize;
+        settings.alpn = own.alpn;
+        settings.record_max = own.record_max;
         self.set_crypto(&mut settings, c)?;
         self.set_verification(&mut settings, verify, c)?;
-        self.set_sessions(&mut settings, verify, c)?;
+        self.set_sessions(&mut settings, verify, own.early_data, c)?;
         self.refuse_unkept()?;
         let server = Server::new(settings).map_err(|error| unusable(&error))?;
         Ok(Conf {
@@ -99,7 +117,11 @@ impl Raw {
     }
 
     /// The certificates if variables name one of them.
-    fn dynamic(&self, pairs: &[(&Word, &Word)], c: &mut Compiler) -> Result<Option<Dynamic>> {
+    fn dynamic<S: Subject>(
+        &self,
+        pairs: &[(&Word, &Word)],
+        c: &mut Compiler<'_, '_, S>,
+    ) -> Result<Option<Dynamic<S>>> {
         let has_variables = |(certificate, key): &(&Word, &Word)| {
             certificate.bytes.contains(&b'$') || key.bytes.contains(&b'$')
         };
@@ -108,7 +130,8 @@ impl Raw {
         }
         let mut templates = Vec::with_capacity(pairs.len());
         for (certificate, key) in pairs {
-            templates.push((c.template(certificate)?, c.template(key)?));
+            let certificate = Template::compile(certificate, c.vars)?;
+            templates.push((certificate, Template::compile(key, c.vars)?));
         }
         Ok(Some(Dynamic {
             pairs: templates,
@@ -125,10 +148,10 @@ impl Raw {
         }
     }
 
-    fn certificates(
+    fn certificates<S: Subject>(
         &self,
         pairs: &[(&Word, &Word)],
-        c: &mut Compiler,
+        c: &mut Compiler<'_, '_, S>,
     ) -> Result<Vec<Arc<CertifiedKey>>> {
         let passphrases = self.passphrases();
         let provider = server::provider();
@@ -138,7 +161,7 @@ impl Raw {
                 file(certificate, "certificate", c)?,
                 file(key, "certificate key", c)?,
             );
-            let known = c.ssl.certificates.get(&files).cloned();
+            let known = c.common.certificates.get(&files).cloned();
             let one = match known {
                 Some(known) => known,
                 None => {
@@ -155,7 +178,7 @@ impl Raw {
                         }
                     })?;
                     let one = Arc::new(one);
-                    c.ssl.certificates.insert(files, Arc::clone(&one));
+                    c.common.certificates.insert(files, Arc::clone(&one));
                     one
                 }
             };
@@ -165,10 +188,10 @@ impl Raw {
     }
 
     /// Puts the OCSP response of `ssl_stapling_file` to the certificates.
-    fn staple(
+    fn staple<S: Subject>(
         &self,
         mut certificates: Vec<Arc<CertifiedKey>>,
-        c: &mut Compiler,
+        c: &mut Compiler<'_, '_, S>,
     ) -> Result<Vec<Arc<CertifiedKey>>> {
         if !self.stapling.unwrap_or(false) {
             return Ok(certificates);
@@ -191,7 +214,11 @@ impl Raw {
     }
 
     /// Versions, suites and groups.
-    fn set_crypto(&self, settings: &mut Settings, c: &mut Compiler) -> Result<()> {
+    fn set_crypto<S: Subject>(
+        &self,
+        settings: &mut Settings,
+        c: &mut Compiler<'_, '_, S>,
+    ) -> Result<()> {
         let mut protocols = self.protocols.unwrap_or(Protocols::DEFAULT);
         let commands = self.commands(&mut protocols, c)?;
         let version = |name: &str| Protocols::named(name.as_bytes()).unwrap_or_default();
@@ -227,7 +254,11 @@ impl Raw {
         Ok(())
     }
 
-    fn suites12(&self, word: Option<&Word>, c: &mut Compiler) -> Result<Vec<SupportedCipherSuite>> {
+    fn suites12<S: Subject>(
+        &self,
+        word: Option<&Word>,
+        c: &mut Compiler<'_, '_, S>,
+    ) -> Result<Vec<SupportedCipherSuite>> {
         let Some(word) = word else {
             return Ok(cipher::suites("HIGH:!aNULL:!MD5").items);
         };
@@ -241,14 +272,22 @@ impl Raw {
         Ok(chosen.items)
     }
 
-    fn suites13(&self, word: &Word, c: &mut Compiler) -> Vec<SupportedCipherSuite> {
+    fn suites13<S: Subject>(
+        &self,
+        word: &Word,
+        c: &mut Compiler<'_, '_, S>,
+    ) -> Vec<SupportedCipherSuite> {
         let chosen = cipher::suites13(&word.text());
         without_meaning(c, word, &chosen.without_meaning);
         chosen.items
     }
 
     /// `ssl_conf_command`
-    fn commands(&self, protocols: &mut Protocols, c: &mut Compiler) -> Result<Commands> {
+    fn commands<S: Subject>(
+        &self,
+        protocols: &mut Protocols,
+        c: &mut Compiler<'_, '_, S>,
+    ) -> Result<Commands> {
         let mut commands = Commands::default();
         for (name, given) in self.conf_commands.iter().flatten() {
             let is_it = |known: &&&str| known.as_bytes().eq_ignore_ascii_case(&name.bytes);
@@ -290,11 +329,11 @@ impl Raw {
     }
 
     /// Who may have signed the certificates of clients.
-    fn set_verification(
+    fn set_verification<S: Subject>(
         &self,
         settings: &mut Settings,
         verify: Verify,
-        c: &mut Compiler,
+        c: &mut Compiler<'_, '_, S>,
     ) -> Result<()> {
         let client = named(&self.client_certificate, c);
         let trusted = named(&self.trusted_certificate, c);
@@ -332,11 +371,12 @@ impl Raw {
     }
 
     /// What sessions are resumed.
-    fn set_sessions(
+    fn set_sessions<S: Subject>(
         &self,
         settings: &mut Settings,
         verify: Verify,
-        c: &mut Compiler,
+        early_data: bool,
+        c: &mut Compiler<'_, '_, S>,
     ) -> Result<()> {
         let words = self.certificates.as_deref().unwrap_or_default();
         let context = context(settings, verify, words);
@@ -351,7 +391,7 @@ impl Raw {
             }
             _ => None,
         };
-        if self.early_data.unwrap_or(false) {
+        if early_data {
             settings.early_data_max = EARLY_DATA_MAX;
             // A ticket could be sent twice; what is in the cache is given out once.
             settings.cache.get_or_insert_with(|| {
@@ -366,7 +406,7 @@ impl Raw {
         Ok(())
     }
 
-    fn ticket_keys(&self, c: &mut Compiler) -> Result<Vec<TicketKey>> {
+    fn ticket_keys<S: Subject>(&self, c: &mut Compiler<'_, '_, S>) -> Result<Vec<TicketKey>> {
         let mut keys = Vec::new();
         for word in self.ticket_keys.iter().flatten() {
             let path = c.reader.conf_path(word);
@@ -430,7 +470,10 @@ fn set_options(list: &str, commands: &mut Commands) {
     }
 }
 
-fn groups(word: &Word, c: &mut Compiler) -> Result<Vec<&'static dyn SupportedKxGroup>> {
+fn groups<S: Subject>(
+    word: &Word,
+    c: &mut Compiler<'_, '_, S>,
+) -> Result<Vec<&'static dyn SupportedKxGroup>> {
     if *word.bytes == *b"auto" {
         return Ok(cipher::default_groups());
     }
@@ -476,13 +519,13 @@ fn authorities(word: &Word, path: &Path) -> Result<Vec<CertificateDer<'static>>>
 }
 
 /// The file a directive names; an empty name is none.
-fn named<'w>(word: &'w Option<Word>, c: &Compiler) -> Option<(&'w Word, PathBuf)> {
+fn named<'w, S>(word: &'w Option<Word>, c: &Compiler<'_, '_, S>) -> Option<(&'w Word, PathBuf)> {
     let word = word.as_ref().filter(|word| !word.bytes.is_empty())?;
     Some((word, c.reader.conf_path(word)))
 }
 
 /// The file that `ssl_certificate` or its key names: `what` is it called in messages.
-fn file(word: &Word, what: &str, c: &Compiler) -> Result<PathBuf> {
+fn file<S: Subject>(word: &Word, what: &str, c: &Compiler<'_, '_, S>) -> Result<PathBuf> {
     let text = word.text();
     for scheme in ["engine:", "store:", "data:"] {
         if text.starts_with(scheme) {
@@ -509,7 +552,7 @@ fn unusable(error: &Error) -> ConfigError {
     ConfigError::bare(format!("the ssl_… directives do not go together: {error}"))
 }
 
-fn without_meaning(c: &mut Compiler, word: &Word, names: &[String]) {
+fn without_meaning<S: Subject>(c: &mut Compiler<'_, '_, S>, word: &Word, names: &[String]) {
     if names.is_empty() {
         return;
     }
@@ -521,8 +564,8 @@ fn without_meaning(c: &mut Compiler, word: &Word, names: &[String]) {
 }
 
 /// Says something once for a place, however many servers inherit it.
-fn remark(c: &mut Compiler, span: Span, message: String) {
-    if c.ssl.remarked.insert(span) {
+fn remark<S: Subject>(c: &mut Compiler<'_, '_, S>, span: Span, message: String) {
+    if c.common.remarked.insert(span) {
         c.reader.notice(span, message);
     }
 }

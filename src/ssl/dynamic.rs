@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
 
-use crate::http::exchange::Exchange;
-use crate::observe::{Level, os_error};
+use crate::observe::os_error;
 use crate::ring::File;
 use crate::tls::cert::{self, Problem};
 use crate::tls::{Server, server};
-use crate::vars::Template;
+use crate::vars::{Subject, Template};
 
 /// The most that is read of a file, in bytes.
 const FILE_MAX: usize = 1 << 20;
@@ -22,40 +21,37 @@ const FILE_MAX: usize = 1 << 20;
 const INLINE: &[u8] = b"data:";
 
 /// Certificates and their keys as they are written.
-pub struct Dynamic {
+pub struct Dynamic<S: 'static> {
     /// Certificate and key.
-    pub pairs: Vec<(Template<Exchange>, Template<Exchange>)>,
+    pub pairs: Vec<(Template<S>, Template<S>)>,
     /// Where relative paths start.
     pub prefix: PathBuf,
     /// Of encrypted keys.
     pub passphrases: Vec<Vec<u8>>,
 }
 
-impl Dynamic {
-    /// `server` with the certificates for the handshake under way. `None`: one cannot be loaded,
-    /// which is in the log.
-    pub async fn load(&self, ex: &mut Exchange, server: &Server) -> Option<Server> {
+impl<S: Subject> Dynamic<S> {
+    /// `server` with the certificates for the handshake under way, of which `s` knows the name.
+    ///
+    /// # Errors
+    /// One cannot be loaded. The text is for the log, at `error`.
+    pub async fn load(&self, s: &mut S, server: &Server) -> Result<Server, String> {
         let mut certificates = Vec::with_capacity(self.pairs.len());
         for (certificate, key) in &self.pairs {
-            match self.load_pair(ex, certificate, key).await {
-                Ok(one) => certificates.push(Arc::new(one)),
-                Err(why) => {
-                    ex.log(Level::Error, format_args!("{why} while {}", ex.doing));
-                    return None;
-                }
-            }
+            let one = self.load_pair(s, certificate, key).await?;
+            certificates.push(Arc::new(one));
         }
-        Some(server.with_certificates(certificates))
+        Ok(server.with_certificates(certificates))
     }
 
     async fn load_pair(
         &self,
-        ex: &mut Exchange,
-        certificate: &Template<Exchange>,
-        key: &Template<Exchange>,
+        s: &mut S,
+        certificate: &Template<S>,
+        key: &Template<S>,
     ) -> Result<CertifiedKey, String> {
-        let (chain, chain_name) = self.read(ex, certificate, "certificate").await?;
-        let (key, key_name) = self.read(ex, key, "certificate key").await?;
+        let (chain, chain_name) = self.read(s, certificate, "certificate").await?;
+        let (key, key_name) = self.read(s, key, "certificate key").await?;
         let provider = server::provider();
         cert::certified(&chain, &key, &self.passphrases, &provider).map_err(|problem| match problem
         {
@@ -69,12 +65,12 @@ impl Dynamic {
     /// The PEM that a value means, and how to call it.
     async fn read(
         &self,
-        ex: &mut Exchange,
-        value: &Template<Exchange>,
+        s: &mut S,
+        value: &Template<S>,
         what: &str,
     ) -> Result<(Vec<u8>, String), String> {
         let mut text = Vec::new();
-        value.eval(ex, &mut text);
+        value.eval(s, &mut text);
         if let Some(pem) = text.strip_prefix(INLINE) {
             return Ok((pem.to_vec(), "data:".into()));
         }

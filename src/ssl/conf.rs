@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
 
-use super::{Dynamic, Raw, Zone};
+use super::Dynamic;
+use super::directives::{Raw, Zone};
 use crate::config::{ConfigError, Result, Span};
 use crate::tls;
 
@@ -20,14 +21,13 @@ pub const OCSP: [&str; 3] = ["off", "on", "leaf"];
 pub const PROTOCOLS: [&str; 6] = ["SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"];
 
 /// How a server speaks TLS.
-#[derive(Default)]
-pub struct Conf {
+pub struct Conf<S: 'static> {
     /// Its side of a handshake; `None` without a certificate (nor `ssl_reject_handshake`).
     pub server: Option<Arc<tls::Server>>,
     /// `ssl_verify_client`
     pub verify: Verify,
     /// Its certificates, if variables name them; [`Conf::server`] has none then.
-    pub dynamic: Option<Dynamic>,
+    pub dynamic: Option<Dynamic<S>>,
 }
 
 /// A set of versions: bits in the order of [`PROTOCOLS`].
@@ -57,6 +57,37 @@ pub struct Common {
     pub(super) certificates: HashMap<(PathBuf, PathBuf), Arc<CertifiedKey>>,
     /// Where something was written that has been remarked upon.
     pub(super) remarked: HashSet<Span>,
+}
+
+impl<S> Default for Conf<S> {
+    fn default() -> Self {
+        Conf {
+            server: None,
+            verify: Verify::Off,
+            dynamic: None,
+        }
+    }
+}
+
+/// Whether there is a certificate for every handshake with an address that is not refused:
+/// `default` is of its default server, `all` of each behind it. `span` is where `ssl` is written.
+///
+/// # Errors
+/// nginx's, if there is none.
+pub fn check_listen<'c, S>(
+    default: &Conf<S>,
+    mut all: impl Iterator<Item = &'c Conf<S>>,
+    span: Span,
+) -> Result<()> {
+    let is_complete = match &default.server {
+        Some(default) if default.reject => all.all(|conf| conf.server.is_some()),
+        default => default.is_some(),
+    };
+    if is_complete {
+        return Ok(());
+    }
+    let message = "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive";
+    Err(ConfigError::at(span, message))
 }
 
 impl Protocols {

@@ -1,0 +1,181 @@
+//! The handshake with a client that has just connected.
+
+use std::fmt;
+use std::io;
+
+use rustls::pki_types::UnixTime;
+
+use super::Secured;
+use crate::base::client_hello::{self, Parsed};
+use crate::observe::os_error;
+use crate::tls::{Established, Handshake, Progress, Server, Transport, x509};
+
+/// A client's connection before it is encrypted. Whoever owns it has set the deadline.
+pub trait Wire {
+    /// What was received and not used.
+    fn input(&mut self) -> &mut Vec<u8>;
+
+    /// Waits for more, and appends it to the input. 0 is the end.
+    fn fill(&mut self) -> impl Future<Output = io::Result<usize>>;
+
+    /// An empty buffer for [`Wire::send`].
+    fn take_out(&mut self) -> impl Future<Output = io::Result<Vec<u8>>>;
+
+    /// Sends all of it, and keeps the buffer for [`Wire::take_out`]; nothing may be in it.
+    fn send(&mut self, out: Vec<u8>) -> impl Future<Output = io::Result<()>>;
+
+    /// Its deadline is over.
+    fn timed_out(&self) -> bool;
+}
+
+/// How a connection to an address with `listen … ssl` begins.
+pub enum Hello {
+    /// With a ClientHello, which stays in the input.
+    Tls {
+        /// The server it asks for; empty if it does not say.
+        name: String,
+    },
+    /// Without TLS.
+    Plain,
+}
+
+/// A connection from its handshake on.
+pub struct Begun {
+    /// What is known of it.
+    pub secured: Secured,
+    /// What encrypts it. What is left of the input goes through it.
+    pub transport: Box<Transport>,
+    /// What the client has sent behind its side of the handshake already.
+    pub plain: Vec<u8>,
+    /// The client has ended its side with that.
+    pub peer_closed: bool,
+}
+
+/// Why there is no connection with TLS. `Display` is nginx's message for its log at `info`, without
+/// what was done meanwhile.
+#[derive(Debug)]
+pub enum Failed {
+    /// The client has not said enough in time.
+    TimedOut,
+    /// The client has closed the connection.
+    Closed,
+    /// The connection has failed.
+    Lost(io::Error),
+    /// One of us has found something wrong.
+    Refused(String),
+}
+
+impl Failed {
+    /// For a reason that is not the client's.
+    pub fn because(why: impl fmt::Display) -> Failed {
+        Failed::Refused(why.to_string())
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failed::TimedOut => f.write_str("client timed out (110: Connection timed out)"),
+            Failed::Closed => f.write_str("peer closed connection in SSL handshake"),
+            Failed::Lost(error) => {
+                let shown = os_error(error);
+                write!(f, "peer closed connection in SSL handshake {shown}")
+            }
+            Failed::Refused(why) => write!(f, "SSL_do_handshake() failed (SSL: {why})"),
+        }
+    }
+}
+
+/// A ClientHello has at most so many bytes, post-quantum keys and all.
+const HELLO_MAX: usize = 32 << 10;
+
+/// The first byte of a TLS record with a handshake message.
+const HANDSHAKE: u8 = 22;
+
+/// A fatal alert in plain text: nobody is here under this name.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// Reads the ClientHello, which stays in the input.
+///
+/// # Errors
+/// None comes, or it is none.
+pub async fn hello(wire: &mut impl Wire) -> Result<Hello, Failed> {
+    loop {
+        let input = wire.input();
+        if let Some(&first) = input.first()
+            && first != HANDSHAKE
+            && first & 0x80 == 0
+        {
+            return Ok(Hello::Plain);
+        }
+        match client_hello::parse(input) {
+            Parsed::Hello(hello) => {
+                let name = String::from_utf8_lossy(&hello.server_name).into_owned();
+                if name.contains(['/', '\0']) || name.starts_with('.') {
+                    return Err(Failed::because("bad server name"));
+                }
+                return Ok(Hello::Tls { name });
+            }
+            Parsed::NotHello => return Err(Failed::because("no ClientHello")),
+            Parsed::Partial if input.len() > HELLO_MAX => {
+                return Err(Failed::because("ClientHello too large"));
+            }
+            Parsed::Partial => more(wire).await?,
+        }
+    }
+}
+
+/// The handshake from the ClientHello to the client's last word.
+///
+/// # Errors
+/// It failed; the client was told why.
+pub async fn shake(wire: &mut impl Wire, server: &Server, name: &str) -> Result<Begun, Failed> {
+    if server.reject {
+        let _ = wire.send(UNRECOGNIZED_NAME.to_vec()).await;
+        return Err(Failed::because("handshake rejected"));
+    }
+    let mut handshake = Handshake::new(server, name).map_err(Failed::because)?;
+    loop {
+        let mut out = wire.take_out().await.map_err(Failed::Lost)?;
+        let progress = handshake.advance(wire.input(), &mut out);
+        wire.send(out).await.map_err(Failed::Lost)?;
+        match progress {
+            Ok(Progress::Waits) => more(wire).await?,
+            Ok(Progress::Done) => break,
+            Err(error) => return Err(Failed::because(error)),
+        }
+    }
+    let established = handshake.finish().map_err(Failed::because)?;
+    Ok(take_over(server, established))
+}
+
+/// Leaves a handshake that is done.
+fn take_over(server: &Server, established: Established) -> Begun {
+    let Established {
+        records,
+        session,
+        plain,
+        peer_closed,
+    } = established;
+    let verified = match &server.trust {
+        Some(trust) if !session.certificates.is_empty() => {
+            trust.verify(&session.certificates, x509::CLIENT_AUTH, UnixTime::now())
+        }
+        _ => Ok(()),
+    };
+    Begun {
+        secured: Secured { session, verified },
+        transport: Transport::new(records, Vec::new()),
+        plain,
+        peer_closed,
+    }
+}
+
+async fn more(wire: &mut impl Wire) -> Result<(), Failed> {
+    match wire.fill().await {
+        Ok(1..) => Ok(()),
+        _ if wire.timed_out() => Err(Failed::TimedOut),
+        Ok(_) => Err(Failed::Closed),
+        Err(error) => Err(Failed::Lost(error)),
+    }
+}
