@@ -7,7 +7,7 @@ use crate::http::token::{Token, TokenSet};
 use crate::upstream::RawBind;
 
 use super::super::rewrite_fields;
-use super::{HttpVersion, NextOn, Url};
+use super::{HttpVersion, NextOn, Raw, Url};
 
 const HSL: Contexts = Contexts::HTTP.or(Contexts::SERVER).or(Contexts::LOCATION);
 const NEXT_UPSTREAM: &[(&str, NextOn)] = &[
@@ -28,7 +28,103 @@ const NEXT_UPSTREAM: &[(&str, NextOn)] = &[
 
 type R = Row<Scope>;
 
-/// The directives of the proxy module.
+/// What every way to an upstream has: `$prefix` begins the names, `$side` is where a scope keeps the
+/// values, `$fields` is what is set where nothing is written.
+macro_rules! common {
+    ($prefix:literal, $side:ident, $fields:literal) => {
+        &[
+            R::custom(
+                concat!($prefix, "_set_header"),
+                HSL,
+                Arity::Two,
+                |_, s, node| set_header(&mut s.$side, node),
+            )
+            .default($fields)
+            .doc("Sets or, with an empty value, drops a field of the upstream's request."),
+            R::custom(
+                concat!($prefix, "_pass_header"),
+                HSL,
+                Arity::One,
+                |_, s, node| pass_header(&mut s.$side, node),
+            )
+            .doc("Passes a field of the response that is hidden by default."),
+            R::custom(
+                concat!($prefix, "_hide_header"),
+                HSL,
+                Arity::One,
+                |_, s, node| hide_header(&mut s.$side, node),
+            )
+            .doc("Hides a field of the upstream's response."),
+            R::flag(concat!($prefix, "_intercept_errors"), HSL, |s| {
+                &mut s.$side.intercept_errors
+            })
+            .default("off")
+            .doc("Let error_page replace responses with status 300 and above."),
+            R::custom(
+                concat!($prefix, "_ignore_headers"),
+                HSL,
+                Arity::AtLeast(1),
+                |_, s, node| ignore_headers(&mut s.$side, node),
+            )
+            .doc("Response fields that are passed on but not acted upon."),
+            R::custom(
+                concat!($prefix, "_bind"),
+                HSL,
+                Arity::Between(1, 2),
+                |_, s, node| set_bind(&mut s.$side, node),
+            )
+            .doc("Local address of connections to the upstream."),
+            R::size(concat!($prefix, "_buffer_size"), HSL, |s| {
+                &mut s.$side.buffer_size
+            })
+            .default("4k|8k")
+            .doc("Largest response head."),
+            R::flag(concat!($prefix, "_socket_keepalive"), HSL, |s| {
+                &mut s.$side.socket_keepalive
+            })
+            .default("off")
+            .doc("SO_KEEPALIVE on connections to the upstream."),
+            R::time(concat!($prefix, "_connect_timeout"), HSL, |s| {
+                &mut s.$side.connect_timeout
+            })
+            .default("60s")
+            .doc("Time to connect to an upstream server."),
+            R::time(concat!($prefix, "_send_timeout"), HSL, |s| {
+                &mut s.$side.send_timeout
+            })
+            .default("60s")
+            .doc("Time between two writes to the upstream."),
+            R::time(concat!($prefix, "_read_timeout"), HSL, |s| {
+                &mut s.$side.read_timeout
+            })
+            .default("60s")
+            .doc("Time between two reads from the upstream."),
+            R::custom(
+                concat!($prefix, "_next_upstream"),
+                HSL,
+                Arity::AtLeast(1),
+                |_, s, node| set_next_upstream(&mut s.$side, node),
+            )
+            .default("error timeout")
+            .doc("When a request goes on to the next server."),
+            R::number(concat!($prefix, "_next_upstream_tries"), HSL, |s| {
+                &mut s.$side.next_upstream_tries
+            })
+            .default("0")
+            .doc("How many servers a request may try; 0: all."),
+            R::time(concat!($prefix, "_next_upstream_timeout"), HSL, |s| {
+                &mut s.$side.next_upstream_timeout
+            })
+            .default("0")
+            .doc("How long a request may go from server to server; 0: no limit."),
+        ]
+    };
+}
+
+/// What another way to an upstream may have too.
+pub const COMMON_ROWS: &[Row<Scope>] = common!("proxy", proxy, "Host $proxy_host; Connection \"\"");
+
+/// What only the proxy module has.
 pub const ROWS: &[Row<Scope>] = &[
     R::custom(
         "proxy_pass",
@@ -39,13 +135,6 @@ pub const ROWS: &[Row<Scope>] = &[
         set_pass,
     )
     .doc("Protocol and address of the server that answers here."),
-    R::custom("proxy_set_header", HSL, Arity::Two, set_header)
-        .default("Host $proxy_host; Connection \"\"")
-        .doc("Sets or, with an empty value, drops a field of the request to the upstream."),
-    R::custom("proxy_pass_header", HSL, Arity::One, pass_header)
-        .doc("Passes a field of the response that is hidden by default."),
-    R::custom("proxy_hide_header", HSL, Arity::One, hide_header)
-        .doc("Hides a field of the upstream's response."),
     R::flag("proxy_pass_request_headers", HSL, |s| {
         &mut s.proxy.pass_request_headers
     })
@@ -95,31 +184,14 @@ pub const ROWS: &[Row<Scope>] = &[
     )
     .default("off")
     .doc("Sets flags of Set-Cookie."),
-    R::flag("proxy_intercept_errors", HSL, |s| {
-        &mut s.proxy.intercept_errors
-    })
-    .default("off")
-    .doc("Let error_page replace responses with status 300 and above."),
     R::flag("proxy_ignore_client_abort", HSL, |s| {
         &mut s.proxy.ignore_client_abort
     })
     .default("off")
     .doc("Finish the upstream's work although the client has gone."),
-    R::custom(
-        "proxy_ignore_headers",
-        HSL,
-        Arity::AtLeast(1),
-        ignore_headers,
-    )
-    .doc("Response fields that are passed on but not acted upon."),
-    R::custom("proxy_bind", HSL, Arity::Between(1, 2), set_bind)
-        .doc("Local address of connections to the upstream."),
     R::flag("proxy_buffering", HSL, |s| &mut s.proxy.buffering)
         .default("on")
         .doc("Read ahead of the client, within the buffers."),
-    R::size("proxy_buffer_size", HSL, |s| &mut s.proxy.buffer_size)
-        .default("4k|8k")
-        .doc("Largest response head."),
     R::custom("proxy_buffers", HSL, Arity::Two, set_buffers)
         .default("8 4k|8k")
         .doc("Number and size of the buffers for a response."),
@@ -149,40 +221,6 @@ pub const ROWS: &[Row<Scope>] = &[
     R::word("proxy_limit_rate", HSL, |s| &mut s.proxy.limit_rate)
         .default("0")
         .doc("Bytes per second read from the upstream."),
-    R::flag("proxy_socket_keepalive", HSL, |s| {
-        &mut s.proxy.socket_keepalive
-    })
-    .default("off")
-    .doc("SO_KEEPALIVE on connections to the upstream."),
-    R::time("proxy_connect_timeout", HSL, |s| {
-        &mut s.proxy.connect_timeout
-    })
-    .default("60s")
-    .doc("Time to connect to an upstream server."),
-    R::time("proxy_send_timeout", HSL, |s| &mut s.proxy.send_timeout)
-        .default("60s")
-        .doc("Time between two writes to the upstream."),
-    R::time("proxy_read_timeout", HSL, |s| &mut s.proxy.read_timeout)
-        .default("60s")
-        .doc("Time between two reads from the upstream."),
-    R::custom(
-        "proxy_next_upstream",
-        HSL,
-        Arity::AtLeast(1),
-        set_next_upstream,
-    )
-    .default("error timeout")
-    .doc("When a request goes on to the next server."),
-    R::number("proxy_next_upstream_tries", HSL, |s| {
-        &mut s.proxy.next_upstream_tries
-    })
-    .default("0")
-    .doc("How many servers a request may try; 0: all."),
-    R::time("proxy_next_upstream_timeout", HSL, |s| {
-        &mut s.proxy.next_upstream_timeout
-    })
-    .default("0")
-    .doc("How long a request may go from server to server; 0: no limit."),
     R::notice(
         "proxy_headers_hash_max_size",
         HSL,
@@ -228,23 +266,21 @@ fn set_pass(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn set_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+fn set_header(raw: &mut Raw, node: &Node) -> Result<()> {
     let pair = (node.args()[0].clone(), node.args()[1].clone());
-    s.proxy.set_headers.get_or_insert_default().push(pair);
+    raw.set_headers.get_or_insert_default().push(pair);
     Ok(())
 }
 
-fn pass_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    s.proxy
-        .pass_headers
+fn pass_header(raw: &mut Raw, node: &Node) -> Result<()> {
+    raw.pass_headers
         .get_or_insert_default()
         .push(node.args()[0].clone());
     Ok(())
 }
 
-fn hide_header(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    s.proxy
-        .hide_headers
+fn hide_header(raw: &mut Raw, node: &Node) -> Result<()> {
+    raw.hide_headers
         .get_or_insert_default()
         .push(node.args()[0].clone());
     Ok(())
@@ -265,7 +301,7 @@ fn set_http_version(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     value::once(&mut s.proxy.http_version, version, node)
 }
 
-fn ignore_headers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+fn ignore_headers(raw: &mut Raw, node: &Node) -> Result<()> {
     const NAMES: &[&str] = &[
         "X-Accel-Redirect",
         "X-Accel-Expires",
@@ -287,11 +323,11 @@ fn ignore_headers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
         }
         set.insert(Token::from_name(&word.bytes));
     }
-    value::once(&mut s.proxy.ignore_headers, set, node)
+    value::once(&mut raw.ignore_headers, set, node)
 }
 
-fn set_bind(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    value::once(&mut s.proxy.bind, RawBind::read(node)?, node)
+fn set_bind(raw: &mut Raw, node: &Node) -> Result<()> {
+    value::once(&mut raw.bind, RawBind::read(node)?, node)
 }
 
 fn set_buffers(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
@@ -313,7 +349,7 @@ fn set_temp_path(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> 
     value::once(&mut s.proxy.temp_path, path, node)
 }
 
-fn set_next_upstream(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+fn set_next_upstream(raw: &mut Raw, node: &Node) -> Result<()> {
     let mut set = NextOn(0);
     for word in node.args() {
         match NEXT_UPSTREAM.iter().find(|(name, _)| word.is(name)) {
@@ -324,5 +360,5 @@ fn set_next_upstream(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     if set.has(NextOn::OFF) {
         set = NextOn::OFF;
     }
-    value::once(&mut s.proxy.next_upstream, set, node)
+    value::once(&mut raw.next_upstream, set, node)
 }
