@@ -1,12 +1,12 @@
 //! What the client asked for.
 
-use super::{found, maybe, number};
 use crate::http::body::RequestBody;
 use crate::http::exchange::{Exchange, joined_field};
 use crate::http::modules::statics;
 use crate::http::token::Token;
 use crate::http::uri;
 use crate::vars::Variable;
+use crate::vars::common::{found, maybe, number};
 
 type V = Variable<Exchange>;
 

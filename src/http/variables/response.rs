@@ -1,10 +1,10 @@
 //! What was answered.
 
-use super::{found, maybe, number, seconds};
 use crate::config::value;
 use crate::http::exchange::{Exchange, join};
 use crate::http::token::Token;
 use crate::vars::Variable;
+use crate::vars::common::{found, maybe, number, seconds};
 
 type V = Variable<Exchange>;
 

@@ -1,10 +1,10 @@
 //! The attempts at upstream peers, and where `proxy_pass` leads.
 
 use super::request::value_of;
-use super::{found, maybe, number, seconds};
 use crate::http::exchange::{Exchange, UpstreamState, joined_field};
 use crate::http::token::Token;
 use crate::vars::Variable;
+use crate::vars::common::{found, maybe, number, seconds};
 
 type V = Variable<Exchange>;
 
