@@ -169,7 +169,7 @@ pub fn compile(
         c.groups.add(&raw, resolver.as_ref(), &mut c.vars)?;
     }
     c.limit_conn_zones = http.limit_conn.compile_zones(&mut c)?;
-    http.log.check(&mut c)?;
+    http.log.check(&mut c.formats, &mut c.vars)?;
     http.core.finish_root();
     http.ssl.declare_zones(&mut c.ssl)?;
     let mut servers = std::mem::take(&mut http.children);
@@ -278,7 +278,7 @@ impl Compiler<'_, '_> {
             access: scope.access.compile(),
             limit_conn: scope.limit_conn.compile(self)?,
             realip: scope.realip.compile(),
-            log: scope.log.compile(self)?,
+            log: scope.log.compile(&mut self.formats, &mut self.vars)?,
             gzip: scope.gzip.compile(self)?,
             rewrite: scope.rewrite.compile(self, &ids)?,
             proxy: scope.proxy.compile(self, scope)?,

@@ -135,7 +135,7 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
         c.groups.add(&raw, resolver.as_ref(), &mut c.vars)?;
     }
     c.limit_conn_zones = stream.limit_conn.compile_zones("stream", &mut c.vars)?;
-    stream.log.check(&mut c)?;
+    stream.log.check(&mut c.formats, &mut c.vars)?;
     let mut scopes = std::mem::take(&mut stream.servers);
     let addresses = listen::gather(scopes.iter().map(|scope| &scope.core.listens[..]))?;
     let mut servers = Vec::with_capacity(scopes.len());
@@ -219,7 +219,7 @@ impl Compiler<'_, '_> {
             realip: scope.realip.compile(),
             set: scope.set.compile(self)?,
             ssl_preread: scope.names.preread(),
-            log: scope.log.compile(self)?,
+            log: scope.log.compile(&mut self.formats, &mut self.vars)?,
             proxy: scope.proxy.compile(self, resolver)?,
             content,
         })

@@ -38,19 +38,11 @@ struct RawLog {
 }
 
 impl RawLogs {
-    /// The log of a configuration that says nothing: `path`, in the combined format.
-    pub fn implicit(path: PathBuf, target: Word) -> RawLogs {
-        let buffering = Buffering::default();
-        let log = RawLog {
-            target,
-            path,
-            format: None,
-            buffering,
-            condition: None,
-        };
-        RawLogs {
-            logs: Some(vec![log]),
-            off: false,
+    /// Gives a block without any `access_log` nginx's: `access.log` under the prefix, combined.
+    pub fn finish_root(&mut self, reader: &Reader<'_>, block: &Node) {
+        if self.logs.is_none() {
+            let target = Word::new("access.log", block.span());
+            self.logs = Some(vec![RawLog::new(reader, target)]);
         }
     }
 
@@ -68,15 +60,7 @@ impl RawLogs {
                 None => Ok(()),
             };
         }
-        let path = reader.path(&target);
-        let buffering = Buffering::default();
-        let mut log = RawLog {
-            target,
-            path,
-            format: None,
-            buffering,
-            condition: None,
-        };
+        let mut log = RawLog::new(reader, target);
         for (index, word) in node.args().iter().enumerate().skip(1) {
             log.read_parameter(word, index)?;
         }
@@ -96,11 +80,6 @@ impl RawLogs {
     pub fn last_format(&self) -> Option<Option<&Word>> {
         let last = self.logs.as_ref()?.last()?;
         (!self.off).then_some(last.format.as_ref())
-    }
-
-    /// Whether no `access_log` was read here or inherited.
-    pub fn is_unset(&self) -> bool {
-        self.logs.is_none()
     }
 
     /// Checks the names of formats, for logs that no server may write to.
@@ -146,6 +125,16 @@ impl RawLogs {
 }
 
 impl RawLog {
+    fn new(reader: &Reader<'_>, target: Word) -> RawLog {
+        RawLog {
+            path: reader.path(&target),
+            target,
+            format: None,
+            buffering: Buffering::default(),
+            condition: None,
+        }
+    }
+
     fn read_parameter(&mut self, word: &Word, index: usize) -> Result<()> {
         if let Some(size) = word.strip("buffer=") {
             let parsed = value::parse_size(size).filter(|&size| size > 0);
@@ -373,7 +362,7 @@ fn invalid(word: &Word, what: &str, value: &[u8]) -> ConfigError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::registry::tests::{HERE, Probe, variables};
+    use super::super::registry::tests::{Probe, variables};
     use super::*;
     use crate::config::{Catalog, Sources, parse_text};
 
@@ -391,7 +380,7 @@ mod tests {
         };
         for node in nodes(text) {
             if node.is("log_format") {
-                logs.formats.push(RawFormat::read(&node, &logs.formats)?);
+                RawFormat::read(&node, &mut logs.formats)?;
             } else {
                 logs.raw.read(&reader, &node)?;
             }
@@ -535,12 +524,15 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
-        let implicit = RawLogs::implicit("/dev/null".into(), Word::new("access.log", HERE));
-        assert!(
-            !implicit
-                .compile(&mut formats, &mut variables())
-                .unwrap()
-                .is_empty()
-        );
+        let (sources, catalog) = (Sources::new(), Catalog::new(|_| {}));
+        let reader = Reader::new(&sources, &catalog, Path::new("/prefix"), Path::new("/conf"));
+        let block = &nodes("http {}")[0];
+        off.finish_root(&reader, block);
+        assert_eq!(off.logs.as_ref().map(Vec::len), Some(0));
+        let mut unset = RawLogs::default();
+        unset.finish_root(&reader, block);
+        let implicit = &unset.logs.unwrap()[0];
+        assert_eq!(implicit.path, Path::new("/prefix/access.log"));
+        assert!(implicit.format.is_none());
     }
 }

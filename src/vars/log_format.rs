@@ -17,13 +17,13 @@ pub struct RawFormat {
 }
 
 impl RawFormat {
-    /// Reads `log_format name [escape=default|json|none] string …;`. `known` are those read before.
+    /// Reads `log_format name [escape=default|json|none] string …;` and puts it behind those before it.
     ///
     /// # Errors
     /// A name used twice, an unknown kind of escaping.
-    pub fn read(node: &Node, known: &[RawFormat]) -> Result<RawFormat> {
+    pub fn read(node: &Node, formats: &mut Vec<RawFormat>) -> Result<()> {
         let name = node.args()[0].clone();
-        if &*name.bytes == b"combined" || known.iter().any(|f| f.name.bytes == name.bytes) {
+        if &*name.bytes == b"combined" || formats.iter().any(|f| f.name.bytes == name.bytes) {
             let message = format!("duplicate \"log_format\" name \"{}\"", name.text());
             return Err(ConfigError::at(name.span, message));
         }
@@ -41,7 +41,8 @@ impl RawFormat {
             .iter()
             .flat_map(|word| word.bytes.iter().copied())
             .collect();
-        Ok(RawFormat { name, escape, text })
+        formats.push(RawFormat { name, escape, text });
+        Ok(())
     }
 }
 

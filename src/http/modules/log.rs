@@ -5,11 +5,13 @@
 //! that is there by default, and when a line is written.
 
 use crate::base::clock;
-use crate::config::{Arity, Contexts, Node, Reader, Result, Row, Word};
+use crate::config::{Arity, Contexts, Node, Reader, Result, Row};
 use crate::http::exchange::Exchange;
-use crate::http::scope::{Compiler, Scope};
+use crate::http::scope::Scope;
 use crate::observe::Level;
-use crate::vars::access_log::{self, AccessLogs, RawLogs};
+use crate::vars::access_log::{self, AccessLogs};
+
+pub use crate::vars::access_log::{RawFormat, RawLogs as Raw};
 
 /// Where access logs may be set.
 const PLACES: Contexts = Contexts::HTTP
@@ -39,50 +41,11 @@ pub const ROWS: &[Row<Scope>] = &[
     ),
 ];
 
-/// A `log_format` as it was read.
-pub type RawFormat = access_log::RawFormat;
-
 /// All compiled `log_format`s.
 pub type Formats = access_log::Formats<Exchange>;
 
 /// The compiled logs of a location.
 pub type Conf = AccessLogs<Exchange>;
-
-/// The `access_log`s of a block as they were read.
-#[derive(Clone, Debug, Default)]
-pub struct Raw(RawLogs);
-
-impl Raw {
-    /// nginx's merge: a block's logs replace those around it.
-    pub fn inherit(&mut self, parent: &Raw) {
-        self.0.inherit(&parent.0);
-    }
-
-    /// Gives an `http {}` without any `access_log` nginx's: `access.log` under the prefix,
-    /// combined.
-    pub fn finish_root(&mut self, reader: &Reader<'_>, block: &Node) {
-        if self.0.is_unset() {
-            let word = Word::new("access.log", block.span());
-            self.0 = RawLogs::implicit(reader.path(&word), word);
-        }
-    }
-
-    /// Finds the formats of logs that stand where no request may end.
-    ///
-    /// # Errors
-    /// Unknown names.
-    pub fn check(&self, c: &mut Compiler<'_, '_>) -> Result<()> {
-        self.0.check(&mut c.formats, &mut c.vars)
-    }
-
-    /// Opens the files and finds the formats.
-    ///
-    /// # Errors
-    /// Unknown names, files that cannot be opened.
-    pub fn compile(&self, c: &mut Compiler<'_, '_>) -> Result<Conf> {
-        self.0.compile(&mut c.formats, &mut c.vars)
-    }
-}
 
 /// Writes the lines of a finished exchange, with the settings of the location it ended in. An error
 /// log at level `debug` gets one, too.
@@ -102,11 +65,9 @@ pub fn write(ex: &mut Exchange) {
 }
 
 fn set_access_log(reader: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {
-    scope.log.0.read(reader, node)
+    scope.log.read(reader, node)
 }
 
 fn set_log_format(_: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {
-    let format = RawFormat::read(node, &scope.http.formats)?;
-    scope.http.formats.push(format);
-    Ok(())
+    RawFormat::read(node, &mut scope.http.formats)
 }

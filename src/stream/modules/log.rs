@@ -2,9 +2,11 @@
 
 use crate::base::clock;
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row};
-use crate::stream::scope::{Compiler, Scope};
+use crate::stream::scope::Scope;
 use crate::stream::session::Session;
-use crate::vars::access_log::{self, AccessLogs, RawLogs};
+use crate::vars::access_log::{self, AccessLogs};
+
+pub use crate::vars::access_log::{RawFormat, RawLogs as Raw};
 
 const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
 
@@ -28,41 +30,11 @@ pub const ROWS: &[Row<Scope>] = &[
     ),
 ];
 
-/// A `log_format` as it was read.
-pub type RawFormat = access_log::RawFormat;
-
 /// All compiled `log_format`s.
 pub type Formats = access_log::Formats<Session>;
 
 /// The compiled logs of a server.
 pub type Conf = AccessLogs<Session>;
-
-/// The `access_log`s of a block as they were read.
-#[derive(Clone, Debug, Default)]
-pub struct Raw(RawLogs);
-
-impl Raw {
-    /// nginx's merge: a block's logs replace those around it.
-    pub fn inherit(&mut self, parent: &Raw) {
-        self.0.inherit(&parent.0);
-    }
-
-    /// Finds the formats of logs that stand where no session may end.
-    ///
-    /// # Errors
-    /// Unknown names.
-    pub fn check(&self, c: &mut Compiler<'_, '_>) -> Result<()> {
-        self.0.check(&mut c.formats, &mut c.vars)
-    }
-
-    /// Opens the files and finds the formats.
-    ///
-    /// # Errors
-    /// Unknown names, files that cannot be opened.
-    pub fn compile(&self, c: &mut Compiler<'_, '_>) -> Result<Conf> {
-        self.0.compile(&mut c.formats, &mut c.vars)
-    }
-}
 
 /// The log phase: writes the lines of a finished session.
 pub fn write(s: &mut Session) {
@@ -75,9 +47,9 @@ pub fn write(s: &mut Session) {
 
 fn set_access_log(reader: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {
     let target = node.args()[0].span;
-    scope.log.0.read(reader, node)?;
+    scope.log.read(reader, node)?;
     // There is no format here that goes without saying.
-    match scope.log.0.last_format() {
+    match scope.log.last_format() {
         Some(None) => Err(ConfigError::at(target, "log format is not specified")),
         Some(Some(name)) if name.is("combined") => {
             let message = "unknown log format \"combined\"";
@@ -88,7 +60,5 @@ fn set_access_log(reader: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Re
 }
 
 fn set_log_format(_: &mut Reader<'_>, scope: &mut Scope, node: &Node) -> Result<()> {
-    let format = RawFormat::read(node, &scope.stream.formats)?;
-    scope.stream.formats.push(format);
-    Ok(())
+    RawFormat::read(node, &mut scope.stream.formats)
 }
