@@ -28,8 +28,8 @@ const NEXT_UPSTREAM: &[(&str, NextOn)] = &[
 
 type R = Row<Scope>;
 
-/// What every way to an upstream has: `$prefix` begins the names, `$side` is where a scope keeps the
-/// values, `$fields` is what is set where nothing is written.
+/// What every way to an upstream has: `$prefix` begins the names, `$side` is where a scope keeps
+/// the values, `$fields` is what is set where nothing is written.
 macro_rules! common {
     ($prefix:literal, $side:ident, $fields:literal) => {
         &[
