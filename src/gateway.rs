@@ -102,7 +102,8 @@ impl Gateway {
     }
 
     /// What a configuration needs once it is to serve, in the process that serves: the directories
-    /// for temporary files, owned by the workers' user, and names that are followed at run time.
+    /// for temporary files, owned by the workers' user, and names and OCSP responses that are
+    /// followed at run time.
     ///
     /// # Errors
     /// The message about a directory that cannot be made.
@@ -114,6 +115,7 @@ impl Gateway {
         }
         self.http.groups.watch();
         self.stream.groups.watch();
+        self.http.keep_staples();
         Ok(())
     }
 

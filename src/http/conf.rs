@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::base::listen::{ListenAddr, ListenOptions};
-use crate::upstream::Groups;
+use crate::upstream::{Groups, ocsp};
 use crate::vars::{Pattern, ServerNames};
 
 use super::exchange::Exchange;
@@ -39,6 +39,16 @@ impl HttpConf {
         paths.sort();
         paths.dedup();
         paths
+    }
+
+    /// Has the OCSP responses fetched that are stapled to certificates, from now on.
+    pub fn keep_staples(&self) {
+        for server in &self.servers {
+            let resolver = &self.locations[server.root as usize].core.resolver;
+            for kept in &server.ssl.stapled {
+                ocsp::keep(kept.clone(), resolver.clone());
+            }
+        }
     }
 
     /// The index of a listening address.

@@ -658,3 +658,41 @@ impl Exchange {
         }
     }
 }
+
+/// The fields of a head, for variables: joins repeated fields with ", " as nginx does.
+pub fn joined_field(fields: &Fields, buf: &[u8], name: &[u8], out: &mut Vec<u8>) -> bool {
+    join(fields.iter(), buf, name, out)
+}
+
+/// See [`joined_field`]; for any list of fields. In `name`, `_` stands for `-`.
+pub fn join<'a>(
+    fields: impl Iterator<Item = &'a Field>,
+    buf: &[u8],
+    name: &[u8],
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut found = false;
+    for field in fields {
+        if !variable_names_field(name, field.name.of(buf)) {
+            continue;
+        }
+        if found {
+            let separator: &[u8] = match field.token {
+                Token::Cookie => b"; ",
+                _ => b", ",
+            };
+            out.extend_from_slice(separator);
+        }
+        out.extend_from_slice(field.value.of(buf));
+        found = true;
+    }
+    found
+}
+
+fn variable_names_field(variable: &[u8], field: &[u8]) -> bool {
+    variable.len() == field.len()
+        && variable.iter().zip(field).all(|(v, f)| {
+            let f = f.to_ascii_lowercase();
+            *v == if f == b'-' { b'_' } else { f }
+        })
+}

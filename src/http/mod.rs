@@ -11,7 +11,6 @@ pub mod conf;
 pub mod connection;
 pub mod exchange;
 pub mod h1;
-pub mod h2;
 mod keepalive;
 pub mod local;
 pub mod message;

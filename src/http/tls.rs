@@ -6,7 +6,9 @@ use std::rc::Rc;
 use crate::base::clock;
 use crate::observe::Level;
 use crate::ring::Expect;
-use crate::ssl::{self, Begun, Failed, Hello, Refused, Secured, Verify, Wire};
+use crate::ssl::{self, Begun, Failed, Hello, Ocsp, Refused, Secured, Verify, Wire};
+use crate::tls::Server;
+use crate::upstream;
 
 use super::client::Client;
 use super::exchange::Exchange;
@@ -92,20 +94,37 @@ async fn shake(ex: &mut Exchange, wire: &mut Unsecured<'_>) -> Result<Option<Beg
     let Some(server) = &conf.server else {
         return Err(Failed::because("no certificate for this name"));
     };
-    let Some(dynamic) = conf.dynamic.as_ref().filter(|_| !server.reject) else {
-        return ssl::shake(wire, server, &name).await.map(Some);
-    };
-    // For the variables in the paths.
-    ex.client.tls = Some(Rc::new(Secured::named(&name)));
-    let loaded = dynamic.load(ex, server).await;
-    ex.client.tls = None;
-    match loaded {
-        Ok(server) => ssl::shake(wire, &server, &name).await.map(Some),
-        Err(why) => {
-            ex.log(Level::Error, format_args!("{why} while {}", ex.doing));
-            Err(Failed::because("no certificate"))
+    let mut begun = match conf.dynamic.as_ref().filter(|_| !server.reject) {
+        None => ssl::shake(wire, server, &name).await?,
+        Some(dynamic) => {
+            // For the variables in the paths.
+            ex.client.tls = Some(Rc::new(Secured::named(&name)));
+            let loaded = dynamic.load(ex, server).await;
+            ex.client.tls = None;
+            let server = loaded.map_err(|why| {
+                ex.log(Level::Error, format_args!("{why} while {}", ex.doing));
+                Failed::because("no certificate")
+            })?;
+            ssl::shake(wire, &server, &name).await?
         }
+    };
+    if let Some(ocsp) = &conf.ocsp {
+        // Its own future: few connections need the place for it.
+        Box::pin(ask_status(ex, ocsp, server, &mut begun.secured)).await;
     }
+    Ok(Some(begun))
+}
+
+/// Asks whether the client's certificate was revoked; its requests wait for that.
+async fn ask_status(ex: &Exchange, ocsp: &Ocsp, server: &Server, secured: &mut Secured) {
+    if secured.verified.is_err() || secured.session.certificates.is_empty() {
+        return;
+    }
+    let resolver = &ex.generation.location(ex.location).core.resolver;
+    let sent = &secured.session.certificates;
+    let ask = async |inquiry| upstream::ocsp::ask(inquiry, resolver.clone()).await;
+    let told = |why: &str| ex.log(Level::Error, format_args!("{why}"));
+    secured.status = ocsp.check(server, sent, ask, told).await;
 }
 
 /// From here on everything goes through the record layer.
@@ -149,7 +168,7 @@ pub fn admit(ex: &Exchange) -> Result<(), u16> {
     }
     match tls.admit(verify) {
         Ok(()) => Ok(()),
-        Err(why @ Refused::Invalid(_)) => refused(495, &why),
+        Err(why @ (Refused::Invalid(_) | Refused::Unproven(_))) => refused(495, &why),
         Err(why @ Refused::Missing) => refused(496, &why),
     }
 }

@@ -17,6 +17,7 @@ use super::directives::{BuiltinCache, Raw};
 use crate::config::{ConfigError, Reader, Result, Span, Word, value};
 use crate::observe::os_error;
 use crate::tls::cert::{self, Problem};
+use crate::tls::ocsp::Kept;
 use crate::tls::session::{Cache, Context, TicketKey, Tickets};
 use crate::tls::verify::Trust;
 use crate::tls::{Server, Settings, cipher, crl, key, server};
@@ -89,14 +90,19 @@ impl Raw {
         settings.alpn = own.alpn;
         settings.record_max = own.record_max;
         self.set_crypto(&mut settings, c)?;
-        self.set_verification(&mut settings, verify, c)?;
+        let authorities = self.set_verification(&mut settings, verify, c)?;
         self.set_sessions(&mut settings, verify, own.early_data, c)?;
-        self.refuse_unkept()?;
+        let ocsp = self.ocsp(verify, &authorities)?;
+        let stapled = self.stapled(&settings.certificates, &authorities, c);
+        let staple = |kept: &Option<Kept>| kept.as_ref().map(|kept| Arc::clone(&kept.staple));
+        settings.staples = stapled.iter().map(staple).collect();
         let server = Server::new(settings).map_err(|error| unusable(&error))?;
         Ok(Conf {
             server: Some(Arc::new(server)),
             verify,
             dynamic,
+            ocsp,
+            stapled: stapled.into_iter().flatten().collect(),
         })
     }
 
@@ -197,13 +203,6 @@ impl Raw {
             return Ok(certificates);
         }
         let Some((word, path)) = named(&self.stapling_file, c) else {
-            if let Some(first) = self.certificates.iter().flatten().next() {
-                remark(
-                    c,
-                    first.span,
-                    "\"ssl_stapling\" ignored: no \"ssl_stapling_file\"".into(),
-                );
-            }
             return Ok(certificates);
         };
         let response = read(&path, "file", word)?;
@@ -328,13 +327,14 @@ impl Raw {
         Ok(commands)
     }
 
-    /// Who may have signed the certificates of clients.
+    /// Who may have signed the certificates of clients. The authorities are those of OCSP responses
+    /// too, of however long a path.
     fn set_verification<S: Subject>(
         &self,
         settings: &mut Settings,
         verify: Verify,
         c: &mut Compiler<'_, '_, S>,
-    ) -> Result<()> {
+    ) -> Result<Arc<Trust>> {
         let client = named(&self.client_certificate, c);
         let trusted = named(&self.trusted_certificate, c);
         let asks = matches!(verify, Verify::On | Verify::Optional);
@@ -356,18 +356,25 @@ impl Raw {
             }
             None => None,
         };
+        let authorities: Vec<_> = told.iter().chain(&trusted).cloned().collect();
+        let responders = Arc::new(Trust {
+            authorities: authorities.clone(),
+            depth: usize::MAX,
+            revoked: None,
+            algorithms: server::algorithms(),
+        });
         if verify == Verify::Off {
-            return Ok(());
+            return Ok(responders);
         }
         settings.asks = true;
         settings.trust = Some(Arc::new(Trust {
-            authorities: told.iter().chain(&trusted).cloned().collect(),
+            authorities,
             depth: self.verify_depth.unwrap_or(1) as usize,
             revoked,
             algorithms: server::algorithms(),
         }));
         settings.told = told;
-        Ok(())
+        Ok(responders)
     }
 
     /// What sessions are resumed.
@@ -424,15 +431,6 @@ impl Raw {
             );
         }
         Ok(keys)
-    }
-
-    /// What would protect, and does not yet.
-    fn refuse_unkept(&self) -> Result<()> {
-        if !matches!(self.ocsp, Some(1 | 2)) {
-            return Ok(());
-        }
-        let message = "directive \"ssl_ocsp on\" of nginx is not implemented by ringway yet";
-        Err(ConfigError::bare(message).help("ssl_crl names a file with revoked certificates"))
     }
 }
 
@@ -519,7 +517,10 @@ fn authorities(word: &Word, path: &Path) -> Result<Vec<CertificateDer<'static>>>
 }
 
 /// The file a directive names; an empty name is none.
-fn named<'w, S>(word: &'w Option<Word>, c: &Compiler<'_, '_, S>) -> Option<(&'w Word, PathBuf)> {
+pub(super) fn named<'w, S>(
+    word: &'w Option<Word>,
+    c: &Compiler<'_, '_, S>,
+) -> Option<(&'w Word, PathBuf)> {
     let word = word.as_ref().filter(|word| !word.bytes.is_empty())?;
     Some((word, c.reader.conf_path(word)))
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
 
-use super::Dynamic;
 use super::directives::{Raw, Zone};
+use super::{Dynamic, Ocsp};
 use crate::config::{ConfigError, Result, Span};
-use crate::tls;
+use crate::tls::{self, ocsp::Kept};
 
 /// The choices of `ssl_verify_client`, in the order of [`Verify`].
 pub const VERIFY: [&str; 4] = ["off", "on", "optional", "optional_no_ca"];
@@ -28,6 +28,10 @@ pub struct Conf<S: 'static> {
     pub verify: Verify,
     /// Its certificates, if variables name them; [`Conf::server`] has none then.
     pub dynamic: Option<Dynamic<S>>,
+    /// `ssl_ocsp`
+    pub ocsp: Option<Ocsp>,
+    /// The certificates that `ssl_stapling` wants OCSP responses for, which somebody has to fetch.
+    pub stapled: Vec<Kept>,
 }
 
 /// A set of versions: bits in the order of [`PROTOCOLS`].
@@ -65,6 +69,8 @@ impl<S> Default for Conf<S> {
             server: None,
             verify: Verify::Off,
             dynamic: None,
+            ocsp: None,
+            stapled: Vec::new(),
         }
     }
 }

@@ -15,9 +15,6 @@ pub trait Speaks {
     fn ssl(&mut self) -> &mut Raw;
 }
 
-const NO_OCSP: &str = "nobody is asked about client certificates yet";
-const NO_FETCH: &str = "OCSP responses come from ssl_stapling_file alone";
-
 /// Least size of a shared zone in bytes: eight pages, as in nginx.
 const ZONE_MIN: u64 = 8 * 4096;
 
@@ -145,16 +142,13 @@ pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
             &mut s.ssl().ocsp
         })
         .default("off")
-        .without_effect(NO_OCSP)
         .doc("Ask a responder about client certificates: on, leaf or off."),
         Row::custom("ssl_ocsp_cache", places, Arity::One, set_ocsp_cache)
             .default("off")
-            .without_effect(NO_OCSP)
             .doc("Where the answers about client certificates are kept."),
         Row::word("ssl_ocsp_responder", places, |s: &mut S| {
             &mut s.ssl().ocsp_responder
         })
-        .without_effect(NO_OCSP)
         .doc("Responder to ask, in place of the one a certificate names."),
         Row::flag("ssl_stapling", places, |s: &mut S| &mut s.ssl().stapling)
             .default("off")
@@ -163,7 +157,6 @@ pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
             &mut s.ssl().stapling_verify
         })
         .default("off")
-        .without_effect(NO_FETCH)
         .doc("Verify OCSP responses before they are sent."),
         Row::word("ssl_stapling_file", places, |s: &mut S| {
             &mut s.ssl().stapling_file
@@ -172,7 +165,6 @@ pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
         Row::word("ssl_stapling_responder", places, |s: &mut S| {
             &mut s.ssl().stapling_responder
         })
-        .without_effect(NO_FETCH)
         .doc("Responder to ask about the server's certificate."),
     ]
 }

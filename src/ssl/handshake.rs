@@ -164,7 +164,11 @@ fn take_over(server: &Server, established: Established) -> Begun {
         _ => Ok(()),
     };
     Begun {
-        secured: Secured { session, verified },
+        secured: Secured {
+            session,
+            verified,
+            status: Ok(()),
+        },
         transport: Transport::new(records, Vec::new()),
         plain,
         peer_closed,

@@ -9,6 +9,7 @@ mod conf;
 mod directives;
 mod dynamic;
 mod handshake;
+mod ocsp;
 mod variables;
 
 pub use build::{Compiler, Own};
@@ -16,6 +17,7 @@ pub use conf::{Common, Conf, Protocols, Verify, check_listen};
 pub use directives::{Raw, Speaks, rows};
 pub use dynamic::Dynamic;
 pub use handshake::{Begun, Failed, Hello, Wire, hello, shake};
+pub use ocsp::{Ocsp, Unproven};
 pub use variables::variables;
 
 use crate::tls::Session;
@@ -28,6 +30,8 @@ pub struct Secured {
     pub session: Session,
     /// Whether the client's certificate is valid, if it has one.
     pub verified: Result<(), Failure>,
+    /// What OCSP responders say of it, if they are asked.
+    pub status: Result<(), Unproven>,
 }
 
 impl Secured {
@@ -39,6 +43,7 @@ impl Secured {
                 ..Session::default()
             },
             verified: Ok(()),
+            status: Ok(()),
         }
     }
 
@@ -56,7 +61,7 @@ impl Secured {
         if verify == Verify::On && self.session.certificates.is_empty() {
             return Err(Refused::Missing);
         }
-        Ok(())
+        self.status.map_err(Refused::Unproven)
     }
 }
 
@@ -67,6 +72,8 @@ pub enum Refused {
     Invalid(Failure),
     /// There is none.
     Missing,
+    /// Nobody vouches for it.
+    Unproven(Unproven),
 }
 
 impl std::fmt::Display for Refused {
@@ -78,6 +85,10 @@ impl std::fmt::Display for Refused {
                     f,
                     "client SSL certificate verify error: ({number}:{reason})"
                 )
+            }
+            Refused::Unproven(why) => {
+                let reason = why.reason();
+                write!(f, "client SSL certificate verify error: {reason}")
             }
             Refused::Missing => f.write_str("client sent no required SSL certificate"),
         }

@@ -177,11 +177,16 @@ fn client_verify(s: &mut impl Secure, _: &[u8], out: &mut Vec<u8>) -> bool {
     };
     match tls.verified {
         _ if tls.session.certificates.is_empty() => out.extend_from_slice(b"NONE"),
-        Ok(()) => out.extend_from_slice(b"SUCCESS"),
-        Err(failure) => {
-            out.extend_from_slice(b"FAILED:");
-            out.extend_from_slice(failure.reason().as_bytes());
-        }
+        Err(failure) => write_failed(failure.reason(), out),
+        Ok(()) => match tls.status {
+            Ok(()) => out.extend_from_slice(b"SUCCESS"),
+            Err(unproven) => write_failed(unproven.reason(), out),
+        },
     }
     true
+}
+
+fn write_failed(reason: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"FAILED:");
+    out.extend_from_slice(reason.as_bytes());
 }

@@ -12,6 +12,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::key;
+use super::ocsp::Staple;
 use super::x509::Certificate;
 
 /// The most that is read of a PEM file, in bytes; the bundle of all public authorities has 250 KB.
@@ -101,32 +102,40 @@ fn public_bits(info: &[u8]) -> Option<&[u8]> {
 }
 
 /// The certificates of a server: at most one of each kind of key is of use.
-pub struct Certificates(pub Vec<Arc<CertifiedKey>>);
+pub struct Certificates {
+    /// With their keys.
+    pub own: Vec<Arc<CertifiedKey>>,
+    /// The OCSP response for each of them, where one is asked for.
+    pub staples: Vec<Option<Arc<Staple>>>,
+}
 
 impl Certificates {
     /// The first that can sign as the client likes best. A client that likes none of them gets the
     /// first one, and the handshake fails.
-    fn choose(&self, hello: &ClientHello<'_>) -> Option<&Arc<CertifiedKey>> {
-        if let [only] = &*self.0 {
-            return Some(only);
+    fn choose(&self, hello: &ClientHello<'_>) -> usize {
+        if self.own.len() == 1 {
+            return 0;
         }
         let mut schemes = hello.signature_schemes().iter();
         let found = schemes.find_map(|scheme| {
-            let mut all = self.0.iter();
-            all.find(|own| own.key.choose_scheme(&[*scheme]).is_some())
+            let mut all = self.own.iter();
+            all.position(|own| own.key.choose_scheme(&[*scheme]).is_some())
         });
-        found.or(self.0.first())
+        found.unwrap_or(0)
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(&hello).cloned()
+        let chosen = self.choose(&hello);
+        let staple = self.staples.get(chosen).and_then(Option::as_ref);
+        let with_response = staple.and_then(|staple| staple.current());
+        with_response.or_else(|| self.own.get(chosen).cloned())
     }
 }
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Certificates({})", self.0.len())
+        write!(f, "Certificates({})", self.own.len())
     }
 }

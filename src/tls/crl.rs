@@ -18,13 +18,6 @@ pub struct Crl {
     serials: HashSet<Box<[u8]>>,
 }
 
-impl Crl {
-    /// What was signed, which says everything there is in it.
-    pub fn signed(&self) -> &[u8] {
-        &self.signed
-    }
-}
-
 /// The lists in a PEM text.
 ///
 /// # Errors
@@ -138,7 +131,7 @@ impl Crl {
 
 /// A critical extension limits a list to some certificates, or to changes of another list; to read
 /// such a list as a whole one would be wrong.
-fn refuse_critical(mut extensions: Reader<'_>) -> Option<()> {
+pub(super) fn refuse_critical(mut extensions: Reader<'_>) -> Option<()> {
     while !extensions.is_empty() {
         let mut extension = extensions.sequence()?;
         extension.expect(der::OID)?;

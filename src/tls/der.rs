@@ -137,6 +137,24 @@ impl<'a> Value<'a> {
     }
 }
 
+/// A value with this tag: its content is these parts in a row.
+pub fn encode(tag: u8, content: &[&[u8]]) -> Vec<u8> {
+    let length: usize = content.iter().map(|part| part.len()).sum();
+    let mut out = Vec::with_capacity(length + 6);
+    out.push(tag);
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => out.push(short),
+        _ => {
+            let octets = length.to_be_bytes();
+            let octets = &octets[(length.leading_zeros() / 8) as usize..];
+            out.push(0x80 | octets.len() as u8);
+            out.extend_from_slice(octets);
+        }
+    }
+    content.iter().for_each(|part| out.extend_from_slice(part));
+    out
+}
+
 /// Days from 1970-01-01 to this day of the Gregorian calendar.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     // Years that begin in March have the leap day at their end.
@@ -171,6 +189,20 @@ mod tests {
         );
         for wrong in ["", "Z", "261321163225Z", "2611211632Z", "26112116322xZ"] {
             assert_eq!(time(UTC_TIME, wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn values_are_written_as_they_are_read() {
+        for length in [0, 1, 127, 128, 255, 256, 70_000] {
+            let content = vec![7; length];
+            let whole = encode(
+                OCTET_STRING,
+                &[&content[..length / 2], &content[length / 2..]],
+            );
+            let mut reader = Reader::new(&whole);
+            assert_eq!(reader.expect(OCTET_STRING).unwrap().content, content);
+            assert!(reader.is_empty());
         }
     }
 

@@ -16,6 +16,7 @@ use rustls::{
 
 use super::cert::Certificates;
 use super::cipher;
+use super::ocsp::Staple;
 use super::session::{Cache, Tickets};
 use super::verify::Trust;
 use super::x509::Certificate;
@@ -24,6 +25,8 @@ use super::x509::Certificate;
 pub struct Settings {
     /// Certificates, one for each kind of key.
     pub certificates: Vec<Arc<CertifiedKey>>,
+    /// OCSP responses for them that are fetched, in the same order; none for no stapling.
+    pub staples: Vec<Option<Arc<Staple>>>,
     /// Whether TLS 1.2 is spoken.
     pub tls12: bool,
     /// Whether TLS 1.3 is spoken.
@@ -101,7 +104,10 @@ impl Server {
                 told: settings.told.iter().filter_map(subject).collect(),
                 algorithms: algorithms(),
             }));
-        let mut config = builder.with_cert_resolver(Arc::new(Certificates(settings.certificates)));
+        let mut config = builder.with_cert_resolver(Arc::new(Certificates {
+            own: settings.certificates,
+            staples: settings.staples,
+        }));
         config.ignore_client_order = settings.prefer_own;
         config.alpn_protocols = settings.alpn;
         config.enable_secret_extraction = true;
@@ -127,7 +133,10 @@ impl Server {
     /// The same with these certificates.
     pub fn with_certificates(&self, certificates: Vec<Arc<CertifiedKey>>) -> Server {
         let mut config = ServerConfig::clone(&self.config);
-        config.cert_resolver = Arc::new(Certificates(certificates));
+        config.cert_resolver = Arc::new(Certificates {
+            own: certificates,
+            staples: Vec::new(),
+        });
         Server {
             config: Arc::new(config),
             trust: self.trust.clone(),
@@ -246,6 +255,7 @@ impl Settings {
         suites.extend(cipher::suites("HIGH").items);
         Settings {
             certificates,
+            staples: Vec::new(),
             tls12: true,
             tls13: true,
             suites,

@@ -235,6 +235,16 @@ impl Cache {
         }
     }
 
+    /// Keeps a value for a time of its own.
+    pub fn keep(&self, id: &[u8], value: Vec<u8>, lifetime_ms: u64) -> bool {
+        let session = Session {
+            expires_ms: clock::now_ms().saturating_add(lifetime_ms),
+            value,
+        };
+        let bytes_max = self.store.bytes_max;
+        self.with(id, |shard, key| shard.put(key, session, bytes_max))
+    }
+
     /// Works on the part of the cache that a session with this id is in.
     fn with<R>(&self, id: &[u8], act: impl FnOnce(&mut Shard, Box<[u8]>) -> R) -> R {
         let key: Box<[u8]> = [&self.context[..], id].concat().into();
@@ -275,12 +285,7 @@ impl Shard {
 
 impl StoresServerSessions for Cache {
     fn put(&self, id: Vec<u8>, value: Vec<u8>) -> bool {
-        let session = Session {
-            expires_ms: clock::now_ms() + self.lifetime_ms,
-            value,
-        };
-        let bytes_max = self.store.bytes_max;
-        self.with(&id, |shard, key| shard.put(key, session, bytes_max))
+        self.keep(&id, value, self.lifetime_ms)
     }
 
     fn get(&self, id: &[u8]) -> Option<Vec<u8>> {

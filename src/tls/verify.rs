@@ -134,7 +134,7 @@ struct Search<'a> {
 
 impl Trust {
     /// Verifies the chain that a peer sent, its own certificate first, for a `purpose`
-    /// ([`x509::CLIENT_AUTH`] or [`x509::SERVER_AUTH`]).
+    /// ([`x509::CLIENT_AUTH`], [`x509::SERVER_AUTH`], or [`x509::OCSP_SIGNING`]).
     ///
     /// # Errors
     /// Why it is not valid.
@@ -144,6 +144,20 @@ impl Trust {
         purpose: &[u8],
         now: UnixTime,
     ) -> Result<(), Failure> {
+        self.path(chain, purpose, now).map(drop)
+    }
+
+    /// As [`Trust::verify`], and gives the path from the peer's certificate to the authority that
+    /// signed itself.
+    ///
+    /// # Errors
+    /// Why it is not valid.
+    pub fn path<'a>(
+        &'a self,
+        chain: &'a [CertificateDer<'_>],
+        purpose: &[u8],
+        now: UnixTime,
+    ) -> Result<Vec<Certificate<'a>>, Failure> {
         let parse = |der| Certificate::parse(der).ok_or(Failure::Damaged);
         let sent = chain.iter().take(SENT_MAX).map(|der| parse(der));
         let mut sent = sent.collect::<Result<Vec<_>, _>>()?;
@@ -167,7 +181,7 @@ impl Trust {
         if path.iter().any(|one| one.extensions.constrains_names) {
             self.check_by_webpki(chain, &path, purpose, now)?;
         }
-        Ok(())
+        Ok(path)
     }
 
     /// What holds for every certificate of a path whose signatures are right.
@@ -199,7 +213,9 @@ impl Trust {
             {
                 return Err(Failure::PathLength);
             }
-            if !one.is_for(purpose) {
+            // Authorities may sign responders whatever their own keys are for.
+            let is_checked = at == 0 || purpose != x509::OCSP_SIGNING;
+            if is_checked && !one.is_for(purpose) {
                 return Err(Failure::Purpose);
             }
             if now < one.not_before {
@@ -239,10 +255,10 @@ impl Trust {
         let anchors: Vec<_> = anchors
             .filter_map(|der| webpki::anchor_from_trusted_cert(der).ok())
             .collect();
-        let usage = if purpose == x509::CLIENT_AUTH {
-            webpki::KeyUsage::client_auth()
-        } else {
-            webpki::KeyUsage::server_auth()
+        let usage = match purpose {
+            x509::CLIENT_AUTH => webpki::KeyUsage::client_auth(),
+            x509::OCSP_SIGNING => webpki::KeyUsage::required(x509::OCSP_SIGNING),
+            _ => webpki::KeyUsage::server_auth(),
         };
         let between: Vec<_> = chain[1..]
             .iter()
@@ -315,16 +331,25 @@ impl<'a> Search<'a> {
             return false;
         };
         self.budget = left;
-        let signed = Signed {
-            algorithm: one.signature_algorithm,
-            message: one.signed,
-            signature: one.signature,
-        };
-        signed.is_by(by, &self.trust.algorithms)
+        one.is_signed_by(by, &self.trust.algorithms)
     }
 }
 
 impl Certificate<'_> {
+    /// Whether its signature is right and of this certificate's key.
+    pub fn is_signed_by(
+        &self,
+        by: &Certificate<'_>,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> bool {
+        let signed = Signed {
+            algorithm: self.signature_algorithm,
+            message: self.signed,
+            signature: self.signature,
+        };
+        signed.is_by(by, algorithms)
+    }
+
     fn is(&self, other: &Certificate<'_>) -> bool {
         self.signed == other.signed && self.signature == other.signature
     }

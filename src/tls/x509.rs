@@ -5,6 +5,8 @@ use super::der::{self, Reader, Value};
 /// A certificate, as ranges of its DER.
 #[derive(Clone, Debug)]
 pub struct Certificate<'a> {
+    /// All of it.
+    pub whole: &'a [u8],
     /// What was signed.
     pub signed: &'a [u8],
     /// 1, 2 or 3.
@@ -65,11 +67,14 @@ pub const CRL_SIGN: u8 = 0x02;
 pub const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
 /// id-kp-clientAuth.
 pub const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+/// id-kp-OCSPSigning.
+pub const OCSP_SIGNING: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 9];
 
 impl<'a> Certificate<'a> {
     /// Reads a certificate; `None` if it is none.
     pub fn parse(der: &'a [u8]) -> Option<Certificate<'a>> {
-        let mut whole = Reader::new(der).sequence()?;
+        let certificate = Reader::new(der).expect(der::SEQUENCE)?;
+        let mut whole = certificate.reader();
         let signed = whole.expect(der::SEQUENCE)?;
         let signature_algorithm = whole.expect(der::SEQUENCE)?.content;
         let signature = whole.expect(der::BIT_STRING)?.bits()?;
@@ -97,6 +102,7 @@ impl<'a> Certificate<'a> {
             None => Extensions::default(),
         };
         Some(Certificate {
+            whole: certificate.whole,
             signed: signed.whole,
             version,
             serial,
@@ -132,10 +138,12 @@ impl<'a> Certificate<'a> {
 
     /// Whether it may be used for `purpose` ([`SERVER_AUTH`], [`CLIENT_AUTH`]) by its extKeyUsage.
     pub fn is_for(&self, purpose: &[u8]) -> bool {
-        let Some(list) = self.extensions.extended_usage else {
-            return true;
-        };
-        let mut list = Reader::new(list);
+        self.extensions.extended_usage.is_none() || self.names_purpose(purpose)
+    }
+
+    /// Whether its extKeyUsage has this purpose.
+    pub fn names_purpose(&self, purpose: &[u8]) -> bool {
+        let mut list = Reader::new(self.extensions.extended_usage.unwrap_or_default());
         std::iter::from_fn(|| list.next()).any(|oid| oid.content == purpose)
     }
 

@@ -10,6 +10,7 @@
 //! - [`bind`], [`connect`]: our end of a connection, and what is said of one that failed.
 //! - [`directives`]: the language of `upstream {}`.
 //! - [`groups`]: all groups of a block.
+//! - [`ocsp`]: asking whether certificates were revoked.
 //! - [`address`], [`resolve`], [`watch`]: names, looked up while loading and at run time.
 
 pub mod address;
@@ -20,6 +21,7 @@ pub mod directives;
 pub mod groups;
 pub mod implicit;
 pub mod keepalive;
+pub mod ocsp;
 pub mod peer;
 pub mod pool;
 pub mod resolve;

@@ -10,7 +10,6 @@
 //! defines.
 
 pub mod access_log;
-pub mod common;
 mod geo;
 mod hostnames;
 mod log_format;

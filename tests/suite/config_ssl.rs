@@ -213,7 +213,6 @@ fn what_has_no_meaning_is_told() {
             "ssl_conf_command RecordPadding 512;",
             "\"ssl_conf_command RecordPadding\" has no effect in ringway",
         ),
-        ("ssl_stapling on;", "\"ssl_stapling\" ignored"),
         (
             "ssl_certificate_compression on;",
             "\"ssl_certificate_compression\" directive has no effect",
@@ -234,10 +233,6 @@ fn what_has_no_meaning_is_told() {
         ("ssl_protocols TLSv1 TLSv1.1;", "no protocol in"),
         ("ssl_conf_command MinProtocol TLSv2;", "SSL_CONF_cmd("),
         ("ssl_conf_command MaxProtocol TLSv1.1;", "no protocol in"),
-        (
-            "ssl_ocsp on;",
-            "directive \"ssl_ocsp on\" of nginx is not implemented",
-        ),
         (
             "ssl on;",
             "directive \"ssl on\" of nginx is not implemented",

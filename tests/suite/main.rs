@@ -56,4 +56,5 @@ mod stream_upstream;
 mod stream_variables;
 mod tidy;
 mod tls_client_certificate;
+mod tls_ocsp;
 mod tls_server;

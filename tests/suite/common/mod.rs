@@ -10,6 +10,7 @@ pub mod client;
 pub mod datagram;
 pub mod dns;
 pub mod load;
+pub mod ocsp;
 pub mod ports;
 pub mod server;
 pub mod tls;

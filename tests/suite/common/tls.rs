@@ -56,6 +56,8 @@ fn params(names: &[&str]) -> CertificateParams {
 pub struct Authority {
     /// Its own certificate, in PEM.
     pub cert: String,
+    /// Its key, in PEM.
+    pub key: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -68,14 +70,36 @@ impl Authority {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Authority {
             cert: params.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Another authority below it, with something more in its certificate.
+    pub fn authority(&self, name: &str, edit: impl FnOnce(&mut CertificateParams)) -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = params(&[]);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        edit(&mut params);
+        Authority {
+            cert: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
             issuer: Issuer::new(params, key),
         }
     }
 
     /// A certificate for these names.
     pub fn sign(&self, names: &[&str]) -> Identity {
+        self.sign_with(names, |_| ())
+    }
+
+    /// A certificate for these names with something more in it.
+    pub fn sign_with(&self, names: &[&str], edit: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let cert = params(names).signed_by(&key, &self.issuer).unwrap();
+        let mut params = params(names);
+        edit(&mut params);
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
             cert: cert.pem(),
             key: key.serialize_pem(),
