@@ -1,5 +1,8 @@
 //! A dummy HTTP/1.1 server that no measurement should be limited by: one thread, epoll, replies
-//! built beforehand. `GET /N` is answered with N bytes; what follows the digits is ignored.
+//! built beforehand. `GET /N` is answered with N bytes; what follows the digits is ignored. Who
+//! begins with HTTP/2 gets answers of gRPC.
+
+mod h2;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -115,9 +118,9 @@ impl Backend {
         let Some(connection) = &mut self.connections[slot] else {
             return;
         };
-        let was_writing = connection.pending.is_some();
+        let was_writing = connection.is_writing();
         let open = connection.advance(&mut self.replies, &mut self.scratch);
-        let is_writing = connection.pending.is_some();
+        let is_writing = connection.is_writing();
         if !matches!(open, Ok(true)) {
             self.connections[slot] = None;
             self.vacant.push(slot);
@@ -143,6 +146,8 @@ struct Connection {
     input: Vec<u8>,
     /// A reply the socket had no room for, and how much of it has left.
     pending: Option<(Reply, usize)>,
+    /// With HTTP/2.
+    talk: Option<Box<h2::Talk>>,
 }
 
 impl Connection {
@@ -151,11 +156,20 @@ impl Connection {
             stream,
             input: Vec::new(),
             pending: None,
+            talk: None,
         }
+    }
+
+    /// Whether it waits for room in the socket.
+    fn is_writing(&self) -> bool {
+        self.pending.is_some() || self.talk.as_ref().is_some_and(|talk| !talk.out.is_empty())
     }
 
     /// Reads, answers and writes as far as the socket allows; false when it is to be closed.
     fn advance(&mut self, replies: &mut Replies, scratch: &mut [u8]) -> io::Result<bool> {
+        if self.is_writing() && self.talk.is_some() {
+            return self.send_talk();
+        }
         if let Some((reply, sent)) = self.pending.take() {
             if !self.send(reply, sent)? {
                 return Ok(false);
@@ -172,6 +186,9 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             Err(error) => return Err(error),
         };
+        if let Some(talk) = &mut self.talk {
+            return Ok(talk.hear(&scratch[..n]).is_ok() && self.send_talk()?);
+        }
         if self.input.is_empty() {
             return self.answer(replies, &scratch[..n]);
         }
@@ -183,6 +200,10 @@ impl Connection {
     /// Answers the requests in `input` and keeps what is left of it.
     fn answer(&mut self, replies: &mut Replies, mut input: &[u8]) -> io::Result<bool> {
         while let Some(end) = head_end(input) {
+            if input.starts_with(b"PRI ") {
+                let talk = self.talk.insert(Box::new(h2::Talk::new()));
+                return Ok(talk.hear(input).is_ok() && self.send_talk()?);
+            }
             let reply = replies.for_request(&input[..end]);
             input = &input[end..];
             if !self.send(reply, 0)? {
@@ -194,6 +215,23 @@ impl Connection {
         }
         self.input.extend_from_slice(input);
         Ok(self.input.len() <= REQUEST_BYTES_MAX)
+    }
+
+    /// Sends what HTTP/2 has to say, as far as the socket takes it.
+    fn send_talk(&mut self) -> io::Result<bool> {
+        let Some(talk) = &mut self.talk else {
+            return Ok(true);
+        };
+        let mut sent = 0;
+        while sent < talk.out.len() {
+            match sys::send(&self.stream, &talk.out[sent..]) {
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        talk.out.drain(..sent);
+        Ok(true)
     }
 
     /// Sends from offset `sent` on; false when the connection ends with this reply.

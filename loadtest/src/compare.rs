@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,12 +11,12 @@ use crate::args::Args;
 use crate::bulk::{self, BulkOptions, Sink};
 use crate::http::Target;
 use crate::idle::{self, IdleOptions};
-use crate::load::{self, LoadOptions};
+use crate::load::{self, LoadOptions, LoadReport, Streams};
 use crate::process::{self, ProcessTree};
 use crate::proxies::{self, BackendProcess, Family, Program, Proxy};
 use crate::report::{self, Results, Row, Sample};
-use crate::scenario::{self, Kind, Scenario};
-use crate::{Outcome, svg, sys};
+use crate::scenario::{self, Conf, Kind, Scenario};
+use crate::{Outcome, svg, sys, tls};
 
 /// The options of `compare` that take a value.
 pub const OPTIONS: &[&str] = &[
@@ -36,6 +37,8 @@ pub const OPTIONS: &[&str] = &[
 
 /// Between two runs, in which a proxy closes what the last run left.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Long enough to see whether a proxy answers.
+const PROBE: Duration = Duration::from_millis(50);
 /// The upstream servers of every scenario; one process serves them all.
 const BACKENDS: usize = 2;
 
@@ -191,9 +194,44 @@ impl Plan {
             }
             _ => {
                 let backends = &servers.backend.addresses;
-                program.start(conf, backends, directory, core, proxies::answers)
+                let answers = |proxy| self.answers(scenario, proxy);
+                program.start(conf, backends, directory, core, answers)
             }
         }
+    }
+
+    /// Whether a proxy answers as its scenario wants.
+    fn answers(&self, scenario: &Scenario, proxy: SocketAddr) -> io::Result<bool> {
+        if matches!(scenario.conf, Conf::Tuned | Conf::Reference | Conf::Stream) {
+            return proxies::answers(proxy);
+        }
+        let mut options = self.load_options(scenario, proxy)?;
+        (options.connections, options.warmup, options.duration) = (1, Duration::ZERO, PROBE);
+        Ok(load::run(&options, None)?.requests > 0)
+    }
+
+    fn load_options(&self, scenario: &Scenario, proxy: SocketAddr) -> io::Result<LoadOptions> {
+        let streams = match scenario.kind {
+            Kind::Streams(count) => Some(Streams {
+                count,
+                grpc: scenario.conf == Conf::Grpc,
+            }),
+            _ => None,
+        };
+        Ok(LoadOptions {
+            target: target(scenario, proxy),
+            connections: scenario.connections,
+            new_connections: matches!(scenario.kind, Kind::NewConnection | Kind::Resumed),
+            rate: match scenario.kind {
+                Kind::Rate(rate) => Some(rate),
+                _ => None,
+            },
+            expect: Some(scenario.body_bytes),
+            tls: client_tls(scenario, streams)?,
+            streams,
+            warmup: self.warmup,
+            duration: self.duration,
+        })
     }
 
     fn sample(&self, scenario: &Scenario, servers: &Servers, proxy: &Proxy) -> Outcome<Sample> {
@@ -219,22 +257,15 @@ impl Plan {
                 _ => Ok(Sample::bulk(&report, usage()?.foreign_share(&before))),
             };
         }
-        let options = LoadOptions {
-            target: target(scenario, proxy),
-            connections: scenario.connections,
-            new_connections: scenario.kind == Kind::NewConnection,
-            rate: match scenario.kind {
-                Kind::Rate(rate) => Some(rate),
-                _ => None,
-            },
-            expect: Some(scenario.body_bytes),
-            warmup: self.warmup,
-            duration: self.duration,
-        };
+        let options = self.load_options(scenario, proxy.address)?;
         let report = load::run(&options, Some(&tree))?;
         match report.requests {
             0 => Err(format!("no request succeeded ({:?})", report.errors).into()),
-            _ => Ok(Sample::load(&report, usage()?.foreign_share(&before))),
+            _ => {
+                let unwanted = unwanted_handshakes(scenario.kind, &report);
+                let foreign = usage()?.foreign_share(&before);
+                Ok(Sample::load(&report, unwanted, foreign))
+            }
         }
     }
 
@@ -245,7 +276,8 @@ impl Plan {
         tree: &ProcessTree,
     ) -> Outcome<Sample> {
         let options = IdleOptions {
-            target: target(scenario, proxy),
+            target: target(scenario, proxy.address),
+            tls: client_tls(scenario, None)?,
             untouched: scenario.kind == Kind::Untouched,
             connections: scenario.connections,
             settle: self.settle,
@@ -277,11 +309,30 @@ impl Plan {
 }
 
 /// What a scenario asks a proxy for.
-fn target(scenario: &Scenario, proxy: &Proxy) -> Target {
+fn target(scenario: &Scenario, proxy: SocketAddr) -> Target {
     Target {
-        addr: proxy.address,
-        host: proxy.address.to_string(),
-        path: format!("/{}", scenario.body_bytes),
+        addr: proxy,
+        host: proxy.to_string(),
+        path: match scenario.conf {
+            Conf::Grpc => "/loadtest.Echo/Unary".to_owned(),
+            _ => format!("/{}", scenario.body_bytes),
+        },
+        tls: scenario.conf.is_tls(),
+    }
+}
+
+/// How clients speak TLS, if they do. Tickets are those of one run.
+fn client_tls(scenario: &Scenario, streams: Option<Streams>) -> io::Result<Option<tls::Settings>> {
+    let resumes = scenario.kind == Kind::Resumed;
+    let settings = || tls::Settings::new(load::protocol(streams), resumes);
+    scenario.conf.is_tls().then(settings).transpose()
+}
+
+/// Handshakes of a kind that was not to be measured.
+fn unwanted_handshakes(kind: Kind, report: &LoadReport) -> u64 {
+    match kind {
+        Kind::Resumed => report.handshakes.full,
+        _ => report.handshakes.resumed,
     }
 }
 

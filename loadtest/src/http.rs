@@ -14,17 +14,21 @@ pub struct Target {
     pub host: String,
     /// Path and query.
     pub path: String,
+    /// Whether it is behind TLS.
+    pub tls: bool,
 }
 
 impl Target {
-    /// Parses `http://host[:port][/path]` and resolves the host.
+    /// Parses `http://host[:port][/path]`, or `https://`, and resolves the host.
     ///
     /// # Errors
     /// A message for the user.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = url
-            .strip_prefix("http://")
-            .ok_or_else(|| format!("\"{url}\" does not begin with http://"))?;
+        let (tls, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err(format!("\"{url}\" does not begin with http:// or https://")),
+        };
         let (host, path) = match rest.find('/') {
             Some(slash) => (&rest[..slash], &rest[slash..]),
             None => (rest, "/"),
@@ -35,7 +39,7 @@ impl Target {
         let authority = if port_given {
             host.to_owned()
         } else {
-            format!("{host}:80")
+            format!("{host}:{}", if tls { 443 } else { 80 })
         };
         let addr = authority
             .to_socket_addrs()
@@ -46,6 +50,7 @@ impl Target {
             addr,
             host: host.to_owned(),
             path: path.to_owned(),
+            tls,
         })
     }
 
@@ -255,7 +260,9 @@ mod tests {
             Target::parse("http://[::1]").unwrap().addr,
             "[::1]:80".parse().unwrap()
         );
-        assert!(Target::parse("https://127.0.0.1/").is_err());
+        let secure = Target::parse("https://127.0.0.1/").unwrap();
+        assert!(secure.tls && secure.addr.port() == 443);
+        assert!(Target::parse("ftp://127.0.0.1/").is_err());
     }
 
     #[test]

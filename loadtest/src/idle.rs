@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::http::{ReplyReader, Target};
+use crate::load;
 use crate::process::ProcessTree;
-use crate::{Outcome, sys};
+use crate::{Outcome, sys, tls};
 
 /// Connections that are opened, and asked their one request, together.
 const GROUP: usize = 64;
@@ -20,6 +21,8 @@ const CALM: Duration = Duration::from_secs(1);
 pub struct IdleOptions {
     /// Where each connection's one request goes.
     pub target: Target,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<tls::Settings>,
     /// Whether that request comes only after memory was read, to see that the connection lives.
     pub untouched: bool,
     /// How many connections stay open.
@@ -53,8 +56,14 @@ impl IdleReport {
 /// # Errors
 /// Bad options; failed requests; a proxy that ended.
 pub fn main(args: &Args) -> Outcome<()> {
+    let target = Target::parse(args.one("URL")?)?;
+    let tls = match target.tls {
+        true => Some(tls::Settings::new(load::protocol(None), false)?),
+        false => None,
+    };
     let options = IdleOptions {
-        target: Target::parse(args.one("URL")?)?,
+        target,
+        tls,
         untouched: args.has("untouched"),
         connections: args.get("connections")?.unwrap_or(10_000),
         settle: args.seconds("settle", 5.0)?,
@@ -88,17 +97,16 @@ pub fn run(options: &IdleOptions, proxy: &ProcessTree) -> io::Result<IdleReport>
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let request = options.target.request(false);
-    let ask_group = |group: &mut [TcpStream]| ask(group, &request);
-    ask_group(&mut open_group(&options.target, GROUP)?)?;
+    ask(&mut open_group(options, GROUP)?, &request)?;
     sys::pause(CALM)?;
     let before = proxy.pss_bytes()?;
     let mut idle = Vec::with_capacity(options.connections);
     while idle.len() < options.connections {
         sys::interrupted()?;
         let size = GROUP.min(options.connections - idle.len());
-        let mut group = open_group(&options.target, size)?;
+        let mut group = open_group(options, size)?;
         if !options.untouched {
-            ask_group(&mut group)?;
+            ask(&mut group, &request)?;
         }
         idle.extend(group);
     }
@@ -106,7 +114,7 @@ pub fn run(options: &IdleOptions, proxy: &ProcessTree) -> io::Result<IdleReport>
     let after = proxy.pss_bytes()?;
     let lost = match options.untouched {
         true => count_silent(&mut idle, &request),
-        false => idle.iter().filter(|stream| !is_open(stream)).count(),
+        false => idle.iter().filter(|client| !client.is_open()).count(),
     };
     Ok(IdleReport {
         connections: idle.len(),
@@ -116,52 +124,89 @@ pub fn run(options: &IdleOptions, proxy: &ProcessTree) -> io::Result<IdleReport>
     })
 }
 
-fn open_group(target: &Target, size: usize) -> io::Result<Vec<TcpStream>> {
-    let mut group = Vec::with_capacity(size);
-    for _ in 0..size {
-        let stream = TcpStream::connect_timeout(&target.addr, REPLY_TIMEOUT)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-        group.push(stream);
-    }
-    Ok(group)
+fn open_group(options: &IdleOptions, size: usize) -> io::Result<Vec<Client>> {
+    (0..size).map(|_| Client::connect(options)).collect()
 }
 
 /// One request on each, all before the first reply is read.
-fn ask(group: &mut [TcpStream], request: &[u8]) -> io::Result<()> {
-    for stream in group.iter_mut() {
-        stream.write_all(request)?;
+fn ask(group: &mut [Client], request: &[u8]) -> io::Result<()> {
+    for client in group.iter_mut() {
+        client.send(request)?;
     }
-    group.iter_mut().try_for_each(read_reply)
+    group.iter_mut().try_for_each(Client::read_reply)
 }
 
 /// How many do not answer a request.
-fn count_silent(streams: &mut [TcpStream], request: &[u8]) -> usize {
-    let is_silent = |stream: &mut TcpStream| ask(std::slice::from_mut(stream), request).is_err();
-    streams.iter_mut().map(is_silent).filter(|&is| is).count()
+fn count_silent(clients: &mut [Client], request: &[u8]) -> usize {
+    let is_silent = |client: &mut Client| ask(std::slice::from_mut(client), request).is_err();
+    clients.iter_mut().map(is_silent).filter(|&is| is).count()
 }
 
-fn read_reply(stream: &mut TcpStream) -> io::Result<()> {
-    let mut reader = ReplyReader::new(None);
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        let n = stream.read(&mut buffer)?;
-        if n == 0 {
-            return Err(io::Error::other(
-                "the proxy closed a connection without a reply",
-            ));
-        }
-        match reader.feed(&buffer[..n]) {
-            Ok(true) if reader.closes() => {
-                return Err(io::Error::other("the proxy does not keep connections open"));
+/// A connection that is waited for.
+struct Client {
+    stream: TcpStream,
+    tls: Option<tls::Session>,
+}
+
+impl Client {
+    fn connect(options: &IdleOptions) -> io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&options.target.addr, REPLY_TIMEOUT)?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        let mut hello = Vec::new();
+        let tls = match &options.tls {
+            Some(tls) => Some(tls::Session::new(tls, &mut hello).map_err(io::Error::other)?),
+            None => None,
+        };
+        stream.write_all(&hello)?;
+        Ok(Self { stream, tls })
+    }
+
+    fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return self.stream.write_all(request);
+        };
+        let mut out = Vec::new();
+        tls.write(request, &mut out).map_err(io::Error::other)?;
+        self.stream.write_all(&out)
+    }
+
+    fn read_reply(&mut self) -> io::Result<()> {
+        let mut reader = ReplyReader::new(None);
+        let (mut buffer, mut out, mut kept) = ([0; 32 * 1024], Vec::new(), 0);
+        loop {
+            let n = self.stream.read(&mut buffer[kept..])?;
+            if n == 0 {
+                let message = "the proxy closed a connection without a reply";
+                return Err(io::Error::other(message));
             }
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(error) => return Err(io::Error::other(format!("bad reply: {error:?}"))),
+            let mut complete = Ok(false);
+            let received = &mut buffer[..kept + n];
+            match &mut self.tls {
+                None => complete = reader.feed(received),
+                Some(tls) => {
+                    let hear = |bytes: &[u8]| complete = reader.feed(bytes);
+                    let used = tls.advance(received, &mut out, hear);
+                    let used = used.map_err(io::Error::other)?;
+                    received.copy_within(used.., 0);
+                    kept = kept + n - used;
+                }
+            }
+            self.stream.write_all(&out)?;
+            out.clear();
+            match complete {
+                Ok(true) if reader.closes() => {
+                    return Err(io::Error::other("the proxy does not keep connections open"));
+                }
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Err(io::Error::other(format!("bad reply: {error:?}"))),
+            }
         }
     }
-}
 
-fn is_open(stream: &TcpStream) -> bool {
-    let blocked = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-    stream.set_nonblocking(true).is_ok() && stream.peek(&mut [0]).is_err_and(blocked)
+    fn is_open(&self) -> bool {
+        let blocked = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        let stream = &self.stream;
+        stream.set_nonblocking(true).is_ok() && stream.peek(&mut [0]).is_err_and(blocked)
+    }
 }

@@ -1,8 +1,12 @@
-//! The load generator: HTTP/1.1 over N connections from one epoll thread. Closed loop (each
-//! connection sends its next request when the reply is complete) or open loop (requests are due
-//! at a fixed rate, and their latency counts from the moment they were due).
+//! The load generator: HTTP/1.1 over N connections from one epoll thread, with or without TLS.
+//! Closed loop (each connection sends its next request when the reply is complete) or open loop
+//! (requests are due at a fixed rate, and their latency counts from the moment they were due).
+//! HTTP/2 in a closed loop: each connection has so many requests under way.
 
 mod engine;
+mod multiplex;
+mod tally;
+mod wire;
 
 use std::io;
 use std::time::Duration;
@@ -11,9 +15,11 @@ use crate::args::Args;
 use crate::histogram::Histogram;
 use crate::http::Target;
 use crate::process::{CpuTime, ProcessTree};
-use crate::{Outcome, sys};
+use crate::{Outcome, sys, tls};
 
 use engine::Engine;
+use multiplex::Multiplex;
+use tally::Tally;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -28,10 +34,23 @@ pub struct LoadOptions {
     pub rate: Option<u32>,
     /// The length of every body, if known; else Content-Length alone is believed.
     pub expect: Option<u64>,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<tls::Settings>,
+    /// HTTP/2 with prior knowledge, or as agreed in TLS; HTTP/1.1 if `None`.
+    pub streams: Option<Streams>,
     /// Time before anything is counted.
     pub warmup: Duration,
     /// Time in which everything is counted.
     pub duration: Duration,
+}
+
+/// What goes over a connection with HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Streams {
+    /// Requests under way at a time on each connection.
+    pub count: usize,
+    /// Unary calls of gRPC, whose message comes back; else GET.
+    pub grpc: bool,
 }
 
 /// What failed, by kind. Every failure also ends its connection.
@@ -47,13 +66,24 @@ pub struct Errors {
     pub closed: u64,
     /// No complete reply within the time allowed.
     pub stalled: u64,
+    /// TLS failed.
+    pub tls: u64,
 }
 
 impl Errors {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.connect + self.status + self.framing + self.closed + self.stalled
+        self.connect + self.status + self.framing + self.closed + self.stalled + self.tls
     }
+}
+
+/// Handshakes of TLS, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Handshakes {
+    /// With a certificate.
+    pub full: u64,
+    /// With a ticket.
+    pub resumed: u64,
 }
 
 /// What came of it.
@@ -67,6 +97,8 @@ pub struct LoadReport {
     pub latencies: Histogram,
     /// Failures, those of the warm-up included.
     pub errors: Errors,
+    /// Of connections that had their first reply in the counted time.
+    pub handshakes: Handshakes,
     /// CPU time of the watched processes in the counted time.
     pub cpu: Option<CpuTime>,
 }
@@ -92,12 +124,25 @@ pub fn main(args: &Args) -> Outcome<()> {
     if let Some(core) = args.get("core")? {
         sys::pin(core)?;
     }
+    let target = Target::parse(args.one("URL")?)?;
+    let count: Option<usize> = args.get("streams")?;
+    let grpc = args.has("grpc");
+    let streams = (count.is_some() || grpc).then(|| Streams {
+        count: count.unwrap_or(1),
+        grpc,
+    });
+    let tls = match target.tls {
+        true => Some(tls::Settings::new(protocol(streams), args.has("resume"))?),
+        false => None,
+    };
     let options = LoadOptions {
-        target: Target::parse(args.one("URL")?)?,
+        target,
         connections: args.get("connections")?.unwrap_or(64),
         new_connections: args.has("new-connections"),
         rate: args.get("rate")?,
         expect: args.get("expect")?,
+        tls,
+        streams,
         warmup: args.seconds("warmup", 1.0)?,
         duration: args.seconds("seconds", 10.0)?,
     };
@@ -114,23 +159,54 @@ pub fn main(args: &Args) -> Outcome<()> {
 pub fn run(options: &LoadOptions, watch: Option<&ProcessTree>) -> io::Result<LoadReport> {
     check(options)?;
     sys::exact_timers();
+    match options.streams {
+        None => drive(Engine::new(options)?, options, watch),
+        Some(streams) => drive(Multiplex::new(options, streams)?, options, watch),
+    }
+}
+
+/// The name of the protocol in ALPN.
+pub fn protocol(streams: Option<Streams>) -> &'static str {
+    match streams {
+        None => "http/1.1",
+        Some(_) => "h2",
+    }
+}
+
+/// What makes a load.
+trait Generator {
+    /// Makes it for some time.
+    fn run_for(&mut self, length: Duration) -> io::Result<()>;
+
+    /// What was counted.
+    fn tally(&mut self) -> &mut Tally;
+
+    /// Waits for what is still owed, then counts what stalled.
+    fn finish(self) -> io::Result<Tally>;
+}
+
+fn drive(
+    mut generator: impl Generator,
+    options: &LoadOptions,
+    watch: Option<&ProcessTree>,
+) -> io::Result<LoadReport> {
     let cpu_time = || watch.map(ProcessTree::cpu_time).transpose();
-    let mut engine = Engine::new(options)?;
-    engine.run_for(options.warmup)?;
+    generator.run_for(options.warmup)?;
     let cpu_before = cpu_time()?;
-    engine.start_counting();
-    engine.run_for(options.duration)?;
-    let (requests, elapsed) = engine.stop_counting();
+    generator.tally().start_counting();
+    generator.run_for(options.duration)?;
+    let (requests, elapsed) = generator.tally().stop_counting();
     let cpu_after = cpu_time()?;
-    let (latencies, errors) = engine.finish()?;
+    let tally = generator.finish()?;
     let cpu = cpu_before
         .zip(cpu_after)
         .map(|(before, after)| after.since(before));
     Ok(LoadReport {
         requests,
         elapsed,
-        latencies,
-        errors,
+        latencies: tally.latencies,
+        errors: tally.errors,
+        handshakes: tally.handshakes,
         cpu,
     })
 }
@@ -139,6 +215,14 @@ fn check(options: &LoadOptions) -> io::Result<()> {
     let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if options.connections == 0 || options.rate == Some(0) || options.duration.is_zero() {
         return refuse("connections, rate and seconds must not be 0".to_owned());
+    }
+    if let Some(streams) = options.streams {
+        if options.new_connections || options.rate.is_some() {
+            return refuse("HTTP/2 is for closed loops on lasting connections".to_owned());
+        }
+        if streams.count == 0 || (streams.grpc && options.expect.is_none()) {
+            return refuse("HTTP/2 needs a stream, gRPC the length of its message".to_owned());
+        }
     }
     let limit = sys::raise_descriptor_limit()?;
     if options.connections as u64 + 32 > limit {
@@ -173,12 +257,17 @@ fn print_report(options: &LoadOptions, report: &LoadReport) {
         framing,
         closed,
         stalled,
+        tls,
     } = report.errors;
     println!(
         "errors: {} (connect {connect}, status {status}, framing {framing}, closed {closed}, \
-         stalled {stalled})",
+         stalled {stalled}, TLS {tls})",
         report.errors.total()
     );
+    if options.tls.is_some() {
+        let Handshakes { full, resumed } = report.handshakes;
+        println!("handshakes: {full} full, {resumed} resumed");
+    }
     if let (Some(cpu), Some(micros)) = (report.cpu, report.cpu_micros()) {
         println!(
             "proxy: {micros:.2} CPU µs per request, {:.0} % of it user, core {:.0} % busy",

@@ -4,6 +4,7 @@ mod args;
 mod backend;
 mod bulk;
 mod compare;
+mod h2;
 mod histogram;
 mod http;
 mod idle;
@@ -14,6 +15,7 @@ mod report;
 mod scenario;
 mod svg;
 mod sys;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -26,14 +28,16 @@ usage: ringway-loadtest COMMAND [OPTIONS]
       answer GET /BYTES with that many bytes
   load URL [--connections 64] [--seconds 10] [--warmup 1] [--rate PER_SECOND]
        [--new-connections] [--expect BYTES] [--pid PROXY_PID] [--core N]
-      closed loop, or open loop at a fixed rate
+       [--resume] [--streams PER_CONNECTION] [--grpc]
+      closed loop, or open loop at a fixed rate; over TLS if the URL says so, its handshakes
+      resumed with --resume; over HTTP/2 with --streams or --grpc
   bulk ADDRESS [--sink 127.0.0.1:9000]... [--flows 8] [--seconds 10] [--warmup 1]
        [--pid PROXY_PID] [--core N]
       TCP flows at full speed through the proxy at ADDRESS to the sink, which this command is too
   idle URL --pid PROXY_PID [--connections 10000] [--settle 5] [--untouched]
       memory (PSS) per idle connection after one request, or before it
   compare [--rounds 5] [--seconds 3] [--warmup 0.5] [--settle 5]
-          [--scenario NAME[,NAME]...]... [--group http|stream]...
+          [--scenario NAME[,NAME]...]... [--group http|stream|tls|h2]...
           [--binary target/release/ringway] [--nginx PATH]... [--haproxy PATH]...
           [--proxies ringway,nginx,haproxy] [--out DIR] [--proxy-core 0] [--load-core 1] [--check]
       ringway beside nginx and HAProxy; --check exits 1 when a target is missed
@@ -71,8 +75,10 @@ fn dispatch(command: &str, words: &[String]) -> Outcome<ExitCode> {
                 "expect",
                 "pid",
                 "core",
+                "streams",
             ];
-            load::main(&Args::parse(words, &options, &["new-connections"])?)?;
+            let switches = ["new-connections", "resume", "grpc"];
+            load::main(&Args::parse(words, &options, &switches)?)?;
         }
         "bulk" => {
             let options = ["sink", "flows", "seconds", "warmup", "pid", "core"];

@@ -1,4 +1,6 @@
-//! The proxies that are compared: their configurations, how they start and how they end.
+//! The proxies that are compared: how they start and how they end.
+
+mod conf;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::process::ProcessTree;
 use crate::scenario::Conf;
-use crate::{Outcome, sys};
+use crate::{Outcome, sys, tls};
+use conf::Place;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -125,18 +128,26 @@ impl Program {
     ) -> Outcome<Proxy> {
         fs::create_dir_all(directory)?;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        if conf.is_tls() {
+            fs::write(directory.join(conf::CERTIFICATE), tls::certificate()?)?;
+        }
+        let place = Place {
+            address,
+            backends,
+            directory,
+        };
         let mut command = Command::new(&self.path);
         if self.family == Family::Haproxy {
             let file = directory.join("haproxy.cfg");
-            fs::write(&file, haproxy_cfg(conf, self.splice, address, backends))?;
+            fs::write(&file, conf::haproxy_cfg(conf, self.splice, &place))?;
             command.arg("-db").arg("-f").arg(file);
         } else {
             let file = directory.join("nginx.conf");
-            fs::write(&file, nginx_conf(conf, address, backends, directory))?;
-            fs::write(
-                directory.join("proxy.conf"),
-                reference_proxy_conf(address, backends),
-            )?;
+            fs::write(&file, conf::nginx_conf(conf, &place))?;
+            if conf == Conf::Reference {
+                let proxy_conf = conf::reference_proxy_conf(&place);
+                fs::write(directory.join("proxy.conf"), proxy_conf)?;
+            }
             command.arg("-p").arg(directory).arg("-c").arg(file);
             if let (Conf::Stream, Some(module)) = (conf, &self.stream_module) {
                 command.arg("-g").arg(module);
@@ -334,156 +345,6 @@ fn stream_module(configured: &str) -> Option<String> {
     configured
         .contains("--with-stream=dynamic")
         .then(|| format!("load_module {directory}/ngx_stream_module.so;"))
-}
-
-fn nginx_conf(
-    conf: Conf,
-    address: SocketAddr,
-    backends: &[SocketAddr],
-    directory: &Path,
-) -> String {
-    let directory = directory.display();
-    let servers: String = backends
-        .iter()
-        .map(|backend| format!("        server {backend};\n"))
-        .collect();
-    match conf {
-        Conf::Tuned => format!(
-            "daemon off;
-worker_processes 1;
-pid {directory}/proxy.pid;
-error_log {directory}/error.log error;
-
-events {{
-    worker_connections 16000;
-}}
-
-http {{
-    access_log off;
-    proxy_temp_path {directory}/proxy_temp;
-    keepalive_timeout 300s;
-    keepalive_requests 1000000000;
-
-    upstream backends {{
-{servers}        keepalive 1024;
-        keepalive_requests 1000000000;
-    }}
-
-    server {{
-        listen {address} backlog=4096;
-
-        location / {{
-            proxy_pass http://backends;
-            proxy_http_version 1.1;
-            proxy_set_header Connection \"\";
-        }}
-    }}
-}}
-"
-        ),
-        Conf::Reference => format!(
-            "daemon off;
-worker_processes 1;
-pid {directory}/proxy.pid;
-error_log {directory}/error.log error;
-
-events {{
-    worker_connections 768;
-}}
-
-http {{
-    sendfile on;
-    tcp_nopush on;
-    types_hash_max_size 2048;
-    default_type application/octet-stream;
-    access_log off;
-    gzip on;
-
-    include {directory}/proxy.conf;
-}}
-"
-        ),
-        Conf::Stream => format!(
-            "daemon off;
-worker_processes 1;
-pid {directory}/proxy.pid;
-error_log {directory}/error.log error;
-
-events {{
-    worker_connections 16000;
-}}
-
-stream {{
-    upstream backends {{
-{servers}    }}
-
-    server {{
-        listen {address} backlog=4096;
-        proxy_pass backends;
-    }}
-}}
-"
-        ),
-    }
-}
-
-/// The reference file, with our addresses and a listen line since port 80 is not ours.
-fn reference_proxy_conf(address: SocketAddr, backends: &[SocketAddr]) -> String {
-    let servers: String = backends
-        .iter()
-        .map(|backend| format!("    server {backend};\n"))
-        .collect();
-    format!(
-        "upstream wayshub {{
-{servers}}}
-server {{
-    listen {address};
-    server_name loadbalance.dumbways.xyz;
-
-    location / {{
-             proxy_pass http://wayshub;
-    }}
-}}
-"
-    )
-}
-
-/// Keepalive on both sides is HAProxy's default in HTTP mode.
-fn haproxy_cfg(conf: Conf, splice: bool, address: SocketAddr, backends: &[SocketAddr]) -> String {
-    let servers: String = backends
-        .iter()
-        .enumerate()
-        .map(|(index, backend)| format!("    server s{index} {backend}\n"))
-        .collect();
-    let mode = match conf {
-        Conf::Stream if splice => "tcp\n    option splice-auto",
-        Conf::Stream => "tcp",
-        Conf::Tuned | Conf::Reference => "http\n    timeout http-keep-alive 300s",
-    };
-    let reuse = match conf {
-        Conf::Stream => "",
-        Conf::Tuned | Conf::Reference => "    http-reuse always\n",
-    };
-    format!(
-        "global
-    nbthread 1
-    maxconn 12000
-    no strict-limits
-
-defaults
-    mode {mode}
-    timeout connect 60s
-    timeout client 300s
-    timeout server 300s
-
-frontend in
-    bind {address} backlog 4096
-    default_backend backends
-
-backend backends
-    balance roundrobin
-{reuse}{servers}"
-    )
 }
 
 #[cfg(test)]

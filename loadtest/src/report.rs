@@ -59,8 +59,9 @@ pub enum Sample {
 }
 
 impl Sample {
-    /// The figures of a load whose proxy was watched.
-    pub fn load(report: &LoadReport, foreign: f64) -> Self {
+    /// The figures of a load whose proxy was watched. `unwanted` handshakes were not of the kind
+    /// that was to be measured.
+    pub fn load(report: &LoadReport, unwanted: u64, foreign: f64) -> Self {
         let cpu = report.cpu.unwrap_or_default();
         Self::Load {
             per_second: report.per_second(),
@@ -71,7 +72,7 @@ impl Sample {
             p50_micros: report.latencies.micros(0.5),
             p99_micros: report.latencies.micros(0.99),
             p999_micros: report.latencies.micros(0.999),
-            errors: report.errors.total(),
+            errors: report.errors.total() + unwanted,
         }
     }
 
@@ -433,7 +434,7 @@ fn work_target(target: Target, program: &Program) -> Option<f64> {
         Target::WorkBesideNginx(nginx) => (Some(nginx), None),
         Target::WorkAndSpeed { work, .. } => (work, work),
         Target::Memory(_) => (None, None),
-        Target::MemoryBelowNginx(_) => (Some(1.0), None),
+        Target::MemoryBelowNginx(_) | Target::LessMemoryThanNginx => (Some(1.0), None),
     };
     match program.family {
         Family::Ringway => None,

@@ -24,8 +24,12 @@ pub struct Scenario {
 pub enum Kind {
     /// Closed loop over keepalive connections.
     Closed,
-    /// Closed loop, every request on a connection of its own.
+    /// Closed loop, every request on a connection of its own. With TLS its handshake is full.
     NewConnection,
+    /// The same, and its handshake resumes an earlier one.
+    Resumed,
+    /// Closed loop over HTTP/2: so many requests under way on each connection.
+    Streams(usize),
     /// Open loop, so many requests per second over keepalive connections.
     Rate(u32),
     /// One request per connection, then nothing; memory is measured.
@@ -52,6 +56,14 @@ pub enum Conf {
     Reference,
     /// The same bytes carried as TCP: `stream` and `mode tcp`.
     Stream,
+    /// As `Tuned`, with TLS to clients.
+    Tls,
+    /// The same, with HTTP/2.
+    H2,
+    /// HTTP/2 without TLS.
+    H2c,
+    /// gRPC: HTTP/2 with TLS to clients, without TLS to upstreams.
+    Grpc,
 }
 
 impl Conf {
@@ -60,7 +72,14 @@ impl Conf {
         match self {
             Self::Tuned | Self::Reference => "http",
             Self::Stream => "stream",
+            Self::Tls => "tls",
+            Self::H2 | Self::H2c | Self::Grpc => "h2",
         }
+    }
+
+    /// Whether clients speak TLS.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::H2 | Self::Grpc)
     }
 }
 
@@ -79,6 +98,8 @@ pub enum Target {
     Memory(f64),
     /// The same, and below nginx's.
     MemoryBelowNginx(f64),
+    /// Bytes of user memory per connection below nginx's, whatever that is.
+    LessMemoryThanNginx,
 }
 
 /// Every scenario, in the order of the report.
@@ -239,6 +260,96 @@ pub const SCENARIOS: &[Scenario] = &[
         conf: Conf::Stream,
         target: Target::MemoryBelowNginx(2.0 * 1024.0),
     },
+    Scenario {
+        name: "tls-small",
+        title: "TLS 1.3, 100 B responses, 64 keepalive connections",
+        kind: Kind::Closed,
+        connections: 64,
+        body_bytes: 100,
+        conf: Conf::Tls,
+        target: Target::Work {
+            nginx: 1.2,
+            haproxy: 1.1,
+        },
+    },
+    Scenario {
+        name: "tls-handshake",
+        title: "TLS 1.3, a full handshake (ECDSA P-256) for each 100 B response, 64 at a time",
+        kind: Kind::NewConnection,
+        connections: 64,
+        body_bytes: 100,
+        conf: Conf::Tls,
+        target: Target::Work {
+            nginx: 1.15,
+            haproxy: 1.15,
+        },
+    },
+    Scenario {
+        name: "tls-resumed",
+        title: "TLS 1.3, a handshake resumed by ticket for each 100 B response, 64 at a time",
+        kind: Kind::Resumed,
+        connections: 64,
+        body_bytes: 100,
+        conf: Conf::Tls,
+        target: Target::Work {
+            nginx: 1.2,
+            haproxy: 1.2,
+        },
+    },
+    Scenario {
+        name: "tls-1m",
+        title: "TLS 1.3, 1 MiB responses, 16 connections",
+        kind: Kind::Closed,
+        connections: 16,
+        body_bytes: 1 << 20,
+        conf: Conf::Tls,
+        target: Target::Work {
+            nginx: 1.0,
+            haproxy: 1.0,
+        },
+    },
+    Scenario {
+        name: "tls-idle",
+        title: "5,000 idle TLS 1.3 connections after one request, growth of PSS each",
+        kind: Kind::Idle,
+        connections: 5_000,
+        body_bytes: 100,
+        conf: Conf::Tls,
+        target: Target::LessMemoryThanNginx,
+    },
+    Scenario {
+        name: "h2-small",
+        title: "HTTP/2 over TLS, 100 B responses, 16 connections × 32 streams",
+        kind: Kind::Streams(32),
+        connections: 16,
+        body_bytes: 100,
+        conf: Conf::H2,
+        target: Target::Work {
+            nginx: 1.35,
+            haproxy: 1.0,
+        },
+    },
+    Scenario {
+        name: "h2c-small",
+        title: "HTTP/2 without TLS, 100 B responses, 16 connections × 32 streams",
+        kind: Kind::Streams(32),
+        connections: 16,
+        body_bytes: 100,
+        conf: Conf::H2c,
+        target: Target::Work {
+            nginx: 1.35,
+            haproxy: 1.0,
+        },
+    },
+    Scenario {
+        name: "grpc-unary",
+        title: "gRPC over TLS, 100 B messages, 16 connections × 32 streams",
+        kind: Kind::Streams(32),
+        connections: 16,
+        body_bytes: 100,
+        conf: Conf::Grpc,
+        target: Target::WorkBesideNginx(1.3),
+    },
 ];
 
 /// The scenarios called `names` (each may be a list with commas) and those of the `groups`; all of
@@ -256,7 +367,7 @@ pub fn select(names: &[&str], groups: &[&str]) -> Result<Vec<Scenario>, String> 
     let is_group = |name: &&&str| SCENARIOS.iter().any(|s| s.conf.group() == **name);
     if let Some(group) = groups.iter().find(|name| !is_group(name)) {
         return Err(format!(
-            "unknown group \"{group}\"; there are http and stream"
+            "unknown group \"{group}\"; there are http, stream, tls and h2"
         ));
     }
     let is_chosen = |scenario: &&Scenario| {
@@ -285,6 +396,7 @@ mod tests {
             names(&[], &["http", "stream"]).len(),
             names(&[], &["http"]).len() + streams.len() - 1
         );
+        assert_eq!(names(&[], &["h2"]).last(), Some(&"grpc-unary"));
         assert!(select(&["fast"], &[]).unwrap_err().contains("small100-64"));
         assert!(select(&[], &["udp"]).unwrap_err().contains("stream"));
     }

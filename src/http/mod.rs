@@ -11,6 +11,7 @@ pub mod conf;
 pub mod connection;
 pub mod exchange;
 pub mod h1;
+pub mod h2;
 mod keepalive;
 pub mod local;
 pub mod message;

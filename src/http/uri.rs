@@ -134,34 +134,6 @@ pub fn unescape(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// Appends the target of a redirect that `rewrite` made from escaped captures: before the first `?`
-/// characters that may stand there plainly are decoded, the rest stays escaped.
-pub fn unescape_redirect(text: &[u8], out: &mut Vec<u8>) {
-    let mut at = 0;
-    while at < text.len() {
-        let mut byte = text[at];
-        let pair = text.get(at + 1..at + 3).filter(|_| byte == b'%');
-        match pair.and_then(|pair| hex_pair(pair[0], pair[1])) {
-            Some(decoded) if decoded > b'%' && decoded < 0x7f => {
-                byte = decoded;
-                at += 2;
-            }
-            Some(_) => {
-                out.extend_from_slice(&text[at..at + 3]);
-                at += 3;
-                continue;
-            }
-            None => {}
-        }
-        out.push(byte);
-        at += 1;
-        if byte == b'?' {
-            break;
-        }
-    }
-    out.extend_from_slice(&text[at..]);
-}
-
 /// The value of the first argument called `name` in a query (`$arg_NAME`), compared without case as
 /// nginx does. It is not decoded.
 pub fn argument<'a>(args: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
@@ -434,16 +406,6 @@ mod tests {
         escape(b"/a b%\xe9?", Escape::Path, &mut out);
         assert_eq!(out, b"/a%20b%25%E9%3F");
         assert!(is_escape_needed(b"a b", Escape::Path) && !is_escape_needed(b"a", Escape::Path));
-    }
-
-    #[test]
-    fn redirects_keep_only_what_must_be_escaped() {
-        let mut out = Vec::new();
-        unescape_redirect(b"/a%20b%25%26%7e%3Bc%zz%2?d%26", &mut out);
-        assert_eq!(out, b"/a%20b%25&~;c%zz%2?d%26");
-        out.clear();
-        unescape_redirect(b"/%41%3Fx%26", &mut out);
-        assert_eq!(out, b"/A?x%26");
     }
 
     #[test]

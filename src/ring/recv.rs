@@ -77,11 +77,6 @@ impl Recv {
         }
     }
 
-    /// Whether the result has been taken.
-    pub fn is_finished(&self) -> bool {
-        self.flight.is_none()
-    }
-
     fn poll_with(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         loop {
             let flight = self

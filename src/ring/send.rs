@@ -100,11 +100,6 @@ impl<B: Payload> Send<B> {
         }
     }
 
-    /// Whether the result has been taken.
-    pub fn is_finished(&self) -> bool {
-        matches!(self.0, State::Taken)
-    }
-
     fn poll_with(
         &mut self,
         mut take: impl FnMut(&mut Op<B>) -> Option<(Cqe, B)>,

@@ -105,11 +105,6 @@ impl Socket {
         self.slot().has(FIRED)
     }
 
-    /// Whether operations are under way on it.
-    pub fn is_busy(&self) -> bool {
-        self.slot().others() != 0
-    }
-
     /// Whether the kernel receives from it although nobody waits: a receive of
     /// [`Class::Stream`] does not end with its result. One of another class ends it.
     pub fn is_streaming(&self) -> bool {
@@ -153,18 +148,6 @@ impl Socket {
     /// TCP keepalive probes.
     pub fn set_keepalive(&self, on: bool) -> io::Result<()> {
         self.options().set_keepalive(on)
-    }
-
-    /// Bytes received but not yet read by us.
-    pub fn pending_bytes(&self) -> io::Result<usize> {
-        let mut count: libc::c_int = 0;
-        // SAFETY: FIONREAD writes one int.
-        let result = unsafe { libc::ioctl(self.raw_fd(), libc::FIONREAD, &raw mut count) };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(count.max(0) as usize)
-        }
     }
 
     /// Our end's address.

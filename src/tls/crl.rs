@@ -18,6 +18,13 @@ pub struct Crl {
     serials: HashSet<Box<[u8]>>,
 }
 
+impl Crl {
+    /// What was signed, which says everything there is in it.
+    pub fn signed(&self) -> &[u8] {
+        &self.signed
+    }
+}
+
 /// The lists in a PEM text.
 ///
 /// # Errors

@@ -1,9 +1,14 @@
-//! A server's side of the handshake: bytes in, bytes out, and at its end a record layer.
+//! Handshakes: bytes in, bytes out, and at the end a record layer. [`Handshake`] is a server's side;
+//! a client's is in [`client`](super::client).
 
+use rustls::client::ClientConnectionData;
 use rustls::pki_types::CertificateDer;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData};
-use rustls::{AlertDescription, Error, HandshakeKind};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, ReadEarlyData, UnbufferedConnectionCommon,
+    UnbufferedStatus,
+};
+use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
 
 use super::cipher;
 use super::record::{Keys, Records};
@@ -14,9 +19,16 @@ pub struct Handshake {
     conn: Box<UnbufferedServerConnection>,
     server_name: Box<str>,
     record_max: usize,
-    /// What the client has sent behind its side of the handshake, or as early data.
-    plain: Vec<u8>,
-    peer_closed: bool,
+    unread: Unread,
+}
+
+/// What the peer has sent behind its side of the handshake.
+#[derive(Default)]
+pub(super) struct Unread {
+    /// Data, early data of a client included.
+    pub plain: Vec<u8>,
+    /// The end.
+    pub closed: bool,
 }
 
 /// How far it has come.
@@ -43,8 +55,29 @@ pub struct Session {
     pub alpn: Box<[u8]>,
     /// It was resumed.
     pub reused: bool,
-    /// The client's certificate and what it sent with it.
+    /// The peer's certificate and what it sent with it.
     pub certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Session {
+    /// What rustls says of a handshake that is done, with a server of this name.
+    pub(super) fn of(conn: &CommonState, server_name: Box<str>) -> Result<Session, Error> {
+        let suite = conn
+            .negotiated_cipher_suite()
+            .ok_or(Error::HandshakeNotComplete)?;
+        let version = conn.protocol_version().ok_or(Error::HandshakeNotComplete)?;
+        let group = conn.negotiated_key_exchange_group();
+        let certificates = conn.peer_certificates().unwrap_or_default();
+        Ok(Session {
+            protocol: cipher::version_name(version),
+            cipher: cipher::openssl_name(suite.suite()),
+            curve: group.map_or("", |group| cipher::group_name(group.name())),
+            server_name,
+            alpn: conn.alpn_protocol().unwrap_or_default().into(),
+            reused: conn.handshake_kind() == Some(HandshakeKind::Resumed),
+            certificates: certificates.to_vec(),
+        })
+    }
 }
 
 /// A connection that is established.
@@ -53,17 +86,10 @@ pub struct Established {
     pub records: Records,
     /// What was agreed.
     pub session: Session,
-    /// What the client has sent behind its side of the handshake.
+    /// What the peer has sent behind its side of the handshake.
     pub plain: Vec<u8>,
-    /// The client has ended its side already.
+    /// The peer has ended its side already.
     pub peer_closed: bool,
-}
-
-/// What a step of rustls leaves to do.
-enum Step {
-    GoOn,
-    Waits,
-    Done,
 }
 
 impl Handshake {
@@ -77,8 +103,7 @@ impl Handshake {
             conn: Box::new(conn),
             server_name: name.into(),
             record_max: server.record_max,
-            plain: Vec::new(),
-            peer_closed: false,
+            unread: Unread::default(),
         })
     }
 
@@ -88,63 +113,7 @@ impl Handshake {
     /// # Errors
     /// The handshake has failed.
     pub fn advance(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, Error> {
-        loop {
-            let status = self.conn.process_tls_records(input);
-            let discard = status.discard;
-            let step = match status.state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    encode(&mut data, out);
-                    Ok(Step::GoOn)
-                }
-                // It leaves before anything else is read.
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    Ok(Step::GoOn)
-                }
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        self.plain.extend_from_slice(record?.payload);
-                    }
-                    Ok(Step::GoOn)
-                }
-                Ok(ConnectionState::ReadEarlyData(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        self.plain.extend_from_slice(record?.payload);
-                    }
-                    Ok(Step::GoOn)
-                }
-                Ok(ConnectionState::PeerClosed) => {
-                    self.peer_closed = true;
-                    Ok(Step::GoOn)
-                }
-                Ok(ConnectionState::BlockedHandshake) => Ok(Step::Waits),
-                Ok(_) => Ok(Step::Done),
-                Err(error) => Err(error),
-            };
-            input.drain(..discard);
-            match step {
-                Ok(Step::GoOn) => {}
-                Ok(Step::Waits) if self.peer_closed => {
-                    return Err(Error::AlertReceived(AlertDescription::CloseNotify));
-                }
-                Ok(Step::Waits) => return Ok(Progress::Waits),
-                Ok(Step::Done) if self.conn.is_handshaking() => return Ok(Progress::Waits),
-                Ok(Step::Done) => return Ok(Progress::Done),
-                Err(error) => {
-                    self.last_words(out);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// The alert that rustls has left after a failure.
-    fn last_words(&mut self, out: &mut Vec<u8>) {
-        while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-            self.conn.process_tls_records(&mut []).state
-        {
-            encode(&mut data, out);
-        }
+        drive(&mut self.conn, &mut self.unread, input, out)
     }
 
     /// Leaves the handshake when it is done. What is left in the `input` of [`Handshake::advance`]
@@ -153,30 +122,134 @@ impl Handshake {
     /// # Errors
     /// It is not done.
     pub fn finish(self) -> Result<Established, Error> {
-        let conn = &self.conn;
-        let suite = conn
-            .negotiated_cipher_suite()
-            .ok_or(Error::HandshakeNotComplete)?;
-        let version = conn.protocol_version().ok_or(Error::HandshakeNotComplete)?;
-        let group = conn.negotiated_key_exchange_group();
-        let certificates = conn.peer_certificates().unwrap_or_default();
-        let session = Session {
-            protocol: cipher::version_name(version),
-            cipher: cipher::openssl_name(suite.suite()),
-            curve: group.map_or("", |group| cipher::group_name(group.name())),
-            server_name: self.server_name,
-            alpn: conn.alpn_protocol().unwrap_or_default().into(),
-            reused: conn.handshake_kind() == Some(HandshakeKind::Resumed),
-            certificates: certificates.to_vec(),
-        };
+        let session = Session::of(&self.conn, self.server_name)?;
         let (secrets, keys) = self.conn.dangerous_into_kernel_connection()?;
         let keys = Keys::Server(Box::new(keys));
         Ok(Established {
             records: Records::new(secrets, keys, self.record_max)?,
             session,
-            plain: self.plain,
-            peer_closed: self.peer_closed,
+            plain: self.unread.plain,
+            peer_closed: self.unread.closed,
         })
+    }
+}
+
+/// A side of a connection, as rustls tells them apart.
+pub(super) trait Side: Sized {
+    /// One step of rustls.
+    fn process<'c, 'i>(
+        conn: &'c mut UnbufferedConnectionCommon<Self>,
+        input: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self>;
+
+    /// Takes early data.
+    fn read_early(traffic: ReadEarlyData<'_, '_, Self>, plain: &mut Vec<u8>) -> Result<(), Error>;
+}
+
+impl Side for ServerConnectionData {
+    fn process<'c, 'i>(
+        conn: &'c mut UnbufferedConnectionCommon<Self>,
+        input: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self> {
+        conn.process_tls_records(input)
+    }
+
+    fn read_early(
+        mut traffic: ReadEarlyData<'_, '_, Self>,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        while let Some(record) = traffic.next_record() {
+            plain.extend_from_slice(record?.payload);
+        }
+        Ok(())
+    }
+}
+
+impl Side for ClientConnectionData {
+    fn process<'c, 'i>(
+        conn: &'c mut UnbufferedConnectionCommon<Self>,
+        input: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self> {
+        conn.process_tls_records(input)
+    }
+
+    /// A server sends none.
+    fn read_early(_: ReadEarlyData<'_, '_, Self>, _: &mut Vec<u8>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// What a step of rustls leaves to do.
+enum Step {
+    GoOn,
+    Waits,
+    Done,
+}
+
+/// Goes on with what was received: takes from `input` what it has used, and appends to `out` what
+/// is to be sent, an alert on failure included.
+pub(super) fn drive<S: Side>(
+    conn: &mut UnbufferedConnectionCommon<S>,
+    unread: &mut Unread,
+    input: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Result<Progress, Error> {
+    loop {
+        let status = S::process(conn, input);
+        let discard = status.discard;
+        let step = match status.state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                encode(&mut data, out);
+                Ok(Step::GoOn)
+            }
+            // It leaves before anything else is read.
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                Ok(Step::GoOn)
+            }
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    unread.plain.extend_from_slice(record?.payload);
+                }
+                Ok(Step::GoOn)
+            }
+            Ok(ConnectionState::ReadEarlyData(traffic)) => {
+                S::read_early(traffic, &mut unread.plain)?;
+                Ok(Step::GoOn)
+            }
+            Ok(ConnectionState::PeerClosed) => {
+                unread.closed = true;
+                Ok(Step::GoOn)
+            }
+            Ok(ConnectionState::BlockedHandshake) => Ok(Step::Waits),
+            Ok(_) => Ok(Step::Done),
+            Err(error) => Err(error),
+        };
+        input.drain(..discard);
+        match step {
+            Ok(Step::GoOn) => {}
+            Ok(Step::Waits) if unread.closed => {
+                return Err(Error::AlertReceived(AlertDescription::CloseNotify));
+            }
+            Ok(Step::Waits) => return Ok(Progress::Waits),
+            Ok(Step::Done) if conn.is_handshaking() => return Ok(Progress::Waits),
+            Ok(Step::Done) => return Ok(Progress::Done),
+            Err(error) => {
+                last_words(conn, out);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// The alert that rustls has left after a failure. It is asked only as long as there is one: it
+/// would go on with what it has kept of the input.
+fn last_words<S: Side>(conn: &mut UnbufferedConnectionCommon<S>, out: &mut Vec<u8>) {
+    while conn.wants_write() {
+        match S::process(conn, &mut []).state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
+            _ => return,
+        }
     }
 }
 

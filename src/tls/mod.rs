@@ -6,19 +6,23 @@
 
 pub mod cert;
 pub mod cipher;
+pub mod client;
 pub mod crl;
 mod der;
 pub mod handshake;
+mod host;
 pub mod key;
 pub mod name;
 pub mod ocsp;
 pub mod record;
+mod resume;
 pub mod server;
 pub mod session;
 mod transport;
 pub mod verify;
 pub mod x509;
 
+pub use client::{Client, ClientHandshake, ClientSettings, Refused, Target};
 pub use handshake::{Established, Handshake, Progress, Session};
 pub use record::{Broken, Records};
 pub use server::{Server, Settings};

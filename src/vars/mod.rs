@@ -10,6 +10,7 @@
 //! defines.
 
 pub mod access_log;
+pub mod common;
 mod geo;
 mod hostnames;
 mod log_format;

@@ -95,24 +95,17 @@ fn the_servers_of_the_demo_take_turns() {
 
 #[test]
 fn a_quick_start_balances() {
-    if skip_on_nginx("it has no quick start") {
-        return;
-    }
-    let backends = [Backend::fixed("a"), Backend::fixed("b")];
-    let port = ports::reserve();
-    let [listen, a, b] =
-        [port.number, backends[0].port, backends[1].port].map(|port| format!("127.0.0.1:{port}"));
-    let gateway = start(&["http", "--listen", &listen, "--to", &a, "--to", &b]);
-    wait_for_port(port.number);
-    wait_for("both servers", || {
-        let seen: Vec<String> = (0..8).map(|_| get(port.number, "/").text()).collect();
-        seen.contains(&"a".to_owned()) && seen.contains(&"b".to_owned())
-    });
-    end(gateway, libc::SIGQUIT);
+    balances("http");
 }
 
 #[test]
 fn a_quick_start_balances_tcp() {
+    balances("tcp");
+}
+
+/// `ringway KIND` sends requests to both of two servers.
+#[track_caller]
+fn balances(kind: &str) {
     if skip_on_nginx("it has no quick start") {
         return;
     }
@@ -120,7 +113,7 @@ fn a_quick_start_balances_tcp() {
     let port = ports::reserve();
     let [listen, a, b] =
         [port.number, backends[0].port, backends[1].port].map(|port| format!("127.0.0.1:{port}"));
-    let gateway = start(&["tcp", "--listen", &listen, "--to", &a, "--to", &b]);
+    let gateway = start(&[kind, "--listen", &listen, "--to", &a, "--to", &b]);
     wait_for_port(port.number);
     wait_for("both servers", || {
         let seen: Vec<String> = (0..8).map(|_| get(port.number, "/").text()).collect();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -383,9 +384,11 @@ fn quit_waits_for_answers() {
     if skip_on_nginx("it waits until a session is silent, and then answers nobody") {
         return;
     }
-    let up = UdpBackend::new(|datagram| {
-        // QUIT has to come before the answer.
-        std::thread::sleep(Duration::from_millis(300));
+    let (release, released) = mpsc::channel();
+    let up = UdpBackend::new(move |datagram| {
+        if datagram == b"waiting" {
+            let () = released.recv().unwrap();
+        }
         vec![datagram.to_vec()]
     });
     let conf = "server { listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; }";
@@ -395,6 +398,9 @@ fn quit_waits_for_answers() {
     waiting.send("waiting");
     wait_for("the datagram upstream", || up.came().len() == 2);
     s.signal(libc::SIGQUIT);
+    // The end of the other session.
+    s.wait_for_text("error.log", "disconnected on shutdown");
+    release.send(()).unwrap();
     assert_eq!(waiting.next(), b"waiting");
     assert!(s.wait_exit(PATIENCE).is_some_and(|status| status.success()));
     assert_eq!(s.lines("access.log", 2).len(), 2);

@@ -1,34 +1,37 @@
-//! The event loop of one load run.
+//! The event loop of one load run over HTTP/1.1.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use super::{Errors, LoadOptions};
-use crate::histogram::Histogram;
-use crate::http::{ReplyError, ReplyReader, Target};
-use crate::sys;
+use super::tally::Tally;
+use super::wire::Wire;
+use super::{Generator, LoadOptions};
+use crate::http::{ReplyError, ReplyReader};
+use crate::{sys, tls};
 
 /// Closed loop: connections that may wait for their first reply at a time, so that opening many
 /// does not overflow the accept queue of the proxy.
 const OPENING_MAX: usize = 64;
 /// After a failure a connection rests this long, so that a dead proxy does not make a busy loop.
-const REST_NANOS: u64 = 10_000_000;
+pub const REST_NANOS: u64 = 10_000_000;
 /// A request unanswered for this long at the end of the run has failed.
-const STALL_NANOS: u64 = 1_000_000_000;
+pub const STALL_NANOS: u64 = 1_000_000_000;
 /// Open loop: how long replies that are still due are waited for at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 /// The most a large body is discarded by at a time.
 const SCRATCH_BYTES: usize = 1 << 20;
 /// The most that is copied to look for a head; what comes after it is discarded unseen.
 const HEAD_READ_BYTES: usize = 16 * 1024;
+/// With TLS nothing is discarded unseen.
+pub const RECORDS_READ_BYTES: usize = 64 * 1024;
 
 /// Connections, schedule and counts of one run. Times are nanoseconds since its start.
 pub struct Engine {
     epoll: sys::Epoll,
-    begin: Instant,
-    target: Target,
+    address: SocketAddr,
+    tls: Option<tls::Settings>,
     request: Vec<u8>,
     new_connections: bool,
     connections: Vec<Connection>,
@@ -42,12 +45,7 @@ pub struct Engine {
     /// Connections that failed, and when they may be used again; in order.
     resting: VecDeque<(u64, usize)>,
     scratch: Vec<u8>,
-    completed: u64,
-    /// When counting began and ended.
-    counted: (u64, u64),
-    completed_before: u64,
-    latencies: Histogram,
-    errors: Errors,
+    tally: Tally,
 }
 
 /// When the requests of an open loop are due: the k-th at k / rate.
@@ -64,13 +62,13 @@ impl Schedule {
 }
 
 struct Connection {
-    fd: Option<OwnedFd>,
+    wire: Option<Wire>,
     state: State,
     reader: ReplyReader,
     /// From when the latency of the request in flight counts.
     since: u64,
-    /// Bytes of the request that have left.
-    sent: usize,
+    /// It had no reply yet.
+    fresh: bool,
     /// Counted in `Engine::opening`.
     opening: bool,
 }
@@ -92,18 +90,18 @@ impl Engine {
     /// Those of `epoll_create1(2)`.
     pub fn new(options: &LoadOptions) -> io::Result<Self> {
         let connection = || Connection {
-            fd: None,
+            wire: None,
             state: State::Closed,
             reader: ReplyReader::new(options.expect),
             since: 0,
-            sent: 0,
+            fresh: false,
             opening: false,
         };
         let count = options.connections;
         Ok(Self {
             epoll: sys::Epoll::new()?,
-            begin: Instant::now(),
-            target: options.target.clone(),
+            address: options.target.addr,
+            tls: options.tls.clone(),
             request: options.target.request(options.new_connections),
             new_connections: options.new_connections,
             connections: (0..count).map(|_| connection()).collect(),
@@ -120,19 +118,13 @@ impl Engine {
             },
             resting: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES],
-            completed: 0,
-            counted: (u64::MAX, u64::MAX),
-            completed_before: 0,
-            latencies: Histogram::new(),
-            errors: Errors::default(),
+            tally: Tally::new(),
         })
     }
+}
 
-    /// Runs the load for some time.
-    ///
-    /// # Errors
-    /// An interrupt; those of epoll.
-    pub fn run_for(&mut self, length: Duration) -> io::Result<()> {
+impl Generator for Engine {
+    fn run_for(&mut self, length: Duration) -> io::Result<()> {
         let deadline = self.now() + length.as_nanos() as u64;
         loop {
             sys::interrupted()?;
@@ -146,25 +138,12 @@ impl Engine {
         }
     }
 
-    /// From here on requests count.
-    pub fn start_counting(&mut self) {
-        self.counted.0 = self.now();
-        self.completed_before = self.completed;
+    fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
-    /// Ends the counting; says how many requests were completed in which time.
-    pub fn stop_counting(&mut self) -> (u64, Duration) {
-        self.counted.1 = self.now();
-        let length = Duration::from_nanos(self.counted.1 - self.counted.0);
-        (self.completed - self.completed_before, length)
-    }
-
-    /// Waits for what an open loop still owes, then counts what stalled.
-    ///
-    /// # Errors
-    /// An interrupt; those of epoll.
-    pub fn finish(mut self) -> io::Result<(Histogram, Errors)> {
-        let end = self.counted.1;
+    fn finish(mut self) -> io::Result<Tally> {
+        let end = self.tally.end();
         if self.schedule.is_some() {
             let deadline = self.now() + DRAIN.as_nanos() as u64;
             while self.owes(end) && self.now() < deadline {
@@ -177,13 +156,15 @@ impl Engine {
             let ending = self.connections.iter().filter(|c| c.state == State::Ending);
             let unfinished = self.in_flight().chain(ending);
             let stalled = unfinished.filter(|c| c.since + STALL_NANOS < end).count();
-            self.errors.stalled += stalled as u64;
+            self.tally.errors.stalled += stalled as u64;
         }
-        Ok((self.latencies, self.errors))
+        Ok(self.tally)
     }
+}
 
+impl Engine {
     fn now(&self) -> u64 {
-        self.begin.elapsed().as_nanos() as u64
+        self.tally.now()
     }
 
     /// Connections that wait for a reply.
@@ -209,12 +190,11 @@ impl Engine {
                 schedule.next += 1;
             }
         }
-        for since in owed
-            .into_iter()
-            .filter(|since| (self.counted.0..end).contains(since))
-        {
-            self.latencies.record(now - since);
-            self.errors.stalled += 1;
+        for since in owed {
+            if self.tally.counts(since) {
+                self.tally.latencies.record(now - since);
+                self.tally.errors.stalled += 1;
+            }
         }
     }
 
@@ -298,79 +278,105 @@ impl Engine {
 
     fn begin_request(&mut self, index: usize, since: u64) {
         let connection = &mut self.connections[index];
-        (connection.since, connection.sent) = (since, 0);
-        if connection.fd.is_none() {
-            match sys::connect(self.target.addr) {
-                Ok(fd) => connection.fd = Some(fd),
+        connection.since = since;
+        if connection.wire.is_none() {
+            match Wire::connect(self.address, self.tls.as_ref()) {
+                Ok(wire) => connection.wire = Some(wire),
                 Err(_) => {
-                    self.errors.connect += 1;
+                    self.tally.errors.connect += 1;
                     return self.fail(index);
                 }
             }
             connection.reader.reset();
-            connection.state = State::Closed;
+            (connection.state, connection.fresh) = (State::Closed, true);
         }
-        self.send(index);
+        let Some(wire) = &mut connection.wire else {
+            return;
+        };
+        match wire.write(&self.request) {
+            Ok(()) => self.send(index),
+            Err(_) => {
+                self.tally.errors.tls += 1;
+                self.fail(index);
+            }
+        }
     }
 
-    /// Sends what is left of the request. On loopback a connection is usually made by the time
+    /// Sends what is left to send. On loopback a connection is usually made by the time
     /// `connect(2)` returns, so this is tried at once and only then left to epoll.
     fn send(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        let Some(fd) = &connection.fd else { return };
-        let fresh = connection.state == State::Closed;
+        let Some(wire) = &mut connection.wire else {
+            return;
+        };
+        let is_new = connection.state == State::Closed;
         let was_sending = connection.state == State::Sending;
-        match sys::send(fd, &self.request[connection.sent..]) {
-            Ok(n) => connection.sent += n,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => {
-                match connection.state {
-                    State::Idle => self.errors.closed += 1,
-                    _ => self.errors.connect += 1,
-                }
-                return self.fail(index);
+        let Ok(done) = wire.flush() else {
+            match connection.state {
+                State::Idle => self.tally.errors.closed += 1,
+                _ => self.tally.errors.connect += 1,
             }
-        }
-        let done = connection.sent == self.request.len();
+            return self.fail(index);
+        };
         connection.state = if done { State::Waiting } else { State::Sending };
         let interest = if done { sys::READ } else { sys::WRITE };
-        let result = match (fresh, was_sending == done) {
-            (true, _) => self.epoll.add(fd, interest, index),
-            (false, true) => self.epoll.modify(fd, interest, index),
+        let result = match (is_new, was_sending == done) {
+            (true, _) => self.epoll.add(&wire.fd, interest, index),
+            (false, true) => self.epoll.modify(&wire.fd, interest, index),
             (false, false) => Ok(()),
         };
         if result.is_err() {
-            self.errors.connect += 1;
+            self.tally.errors.connect += 1;
             self.fail(index);
         }
     }
 
     fn receive(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        let Some(fd) = &connection.fd else { return };
-        let body_left = connection.reader.body_left();
-        let received = if body_left > 0 {
+        let (Some(wire), reader) = (&mut connection.wire, &mut connection.reader) else {
+            return;
+        };
+        let body_left = reader.body_left();
+        let mut complete = Ok(false);
+        let received = if wire.is_plain() && body_left > 0 {
             let room = body_left.min(SCRATCH_BYTES as u64) as usize;
-            sys::discard(fd, &mut self.scratch[..room])
+            let discarded = sys::discard(&wire.fd, &mut self.scratch[..room]);
+            if let Ok(n @ 1..) = discarded {
+                complete = Ok(reader.skip(n as u64));
+            }
+            discarded
         } else {
-            sys::receive(fd, &mut self.scratch[..HEAD_READ_BYTES])
+            let room = match wire.is_plain() {
+                true => HEAD_READ_BYTES,
+                false => RECORDS_READ_BYTES,
+            };
+            wire.receive(&mut self.scratch[..room], |bytes| {
+                complete = match complete {
+                    Ok(false) => reader.feed(bytes),
+                    // More than the reply.
+                    Ok(true) => Err(ReplyError::Framing),
+                    Err(error) => Err(error),
+                };
+            })
         };
-        let complete = match received {
-            Ok(0) => return self.fail_closed(index),
-            Ok(n) if body_left > 0 => Ok(connection.reader.skip(n as u64)),
-            Ok(n) => connection.reader.feed(&self.scratch[..n]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(_) => return self.fail_closed(index),
-        };
-        match complete {
-            Ok(true) => self.complete(index),
-            Ok(false) => {}
-            Err(ReplyError::Status(_)) => {
-                self.errors.status += 1;
+        let has_output = wire.has_output();
+        match (received, complete) {
+            (Ok(0), _) => self.fail_closed(index),
+            (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (Err(error), _) if error.kind() == io::ErrorKind::Other => {
+                self.tally.errors.tls += 1;
                 self.fail(index);
             }
-            Err(ReplyError::Framing) => {
-                self.errors.framing += 1;
+            (Err(_), _) => self.fail_closed(index),
+            (_, Ok(true)) => self.complete(index),
+            (_, Ok(false)) if has_output => self.send(index),
+            (_, Ok(false)) => {}
+            (_, Err(ReplyError::Status(_))) => {
+                self.tally.errors.status += 1;
+                self.fail(index);
+            }
+            (_, Err(ReplyError::Framing)) => {
+                self.tally.errors.framing += 1;
                 self.fail(index);
             }
         }
@@ -380,15 +386,18 @@ impl Engine {
     fn complete(&mut self, index: usize) {
         let now = self.now();
         let connection = &mut self.connections[index];
-        self.completed += 1;
         // An open loop counts what was due in the counted time, a closed one what ended in it.
         let moment = if self.schedule.is_some() {
             connection.since
         } else {
             now
         };
-        if (self.counted.0..self.counted.1).contains(&moment) {
-            self.latencies.record(now - connection.since);
+        self.tally.complete(now, connection.since, moment);
+        let handshake = connection.wire.as_ref().and_then(Wire::handshake);
+        if let Some(handshake) = handshake
+            && std::mem::take(&mut connection.fresh)
+        {
+            self.tally.note_handshake(handshake, moment);
         }
         if self.new_connections || connection.reader.closes() {
             // The proxy closes first, so that it is its side that keeps the TIME_WAIT.
@@ -403,14 +412,22 @@ impl Engine {
     /// Something happened on a connection that waits for nothing but its end.
     fn notice_end(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        let Some(fd) = &connection.fd else { return };
-        match sys::receive(fd, &mut self.scratch[..HEAD_READ_BYTES]) {
+        let Some(wire) = &mut connection.wire else {
+            return;
+        };
+        let mut said = 0;
+        let received = wire.receive(&mut self.scratch[..RECORDS_READ_BYTES], |bytes| {
+            said += bytes.len();
+        });
+        match received {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Ok(n) if n > 0 => self.errors.framing += 1,
+            // TLS says that it ends, or leaves a ticket.
+            Ok(1..) if said == 0 => return,
+            Ok(1..) => self.tally.errors.framing += 1,
             _ => {}
         }
         let was_ending = connection.state == State::Ending;
-        (connection.fd, connection.state) = (None, State::Closed);
+        (connection.wire, connection.state) = (None, State::Closed);
         // An idle connection of an open loop is in `free` already and is reopened when used.
         if was_ending {
             self.make_available(index);
@@ -418,7 +435,7 @@ impl Engine {
     }
 
     fn fail_closed(&mut self, index: usize) {
-        self.errors.closed += 1;
+        self.tally.errors.closed += 1;
         self.fail(index);
     }
 
@@ -426,7 +443,7 @@ impl Engine {
     fn fail(&mut self, index: usize) {
         let now = self.now();
         let connection = &mut self.connections[index];
-        (connection.fd, connection.state) = (None, State::Closed);
+        (connection.wire, connection.state) = (None, State::Closed);
         self.resting.push_back((now + REST_NANOS, index));
         self.note_opened(index);
     }

@@ -180,26 +180,6 @@ impl Fields {
             .iter()
             .find(|field| field.name.of(buf).eq_ignore_ascii_case(name))
     }
-
-    /// The first field whose name is `variable` in the spelling of `$http_NAME` and
-    /// `$sent_http_NAME`: lower case, `_` for `-`.
-    pub fn find_variable(&self, buf: &[u8], variable: &[u8]) -> Option<&Field> {
-        self.list
-            .iter()
-            .find(|field| is_variable_of(field.name.of(buf), variable))
-    }
-
-    /// All fields whose name is `variable` in the spelling of `$http_NAME`: several values of one
-    /// name become one list there.
-    pub fn all_variable<'a>(
-        &'a self,
-        buf: &'a [u8],
-        variable: &'a [u8],
-    ) -> impl Iterator<Item = &'a Field> {
-        self.list
-            .iter()
-            .filter(move |field| is_variable_of(field.name.of(buf), variable))
-    }
 }
 
 impl<'a> IntoIterator for &'a Fields {
@@ -222,17 +202,4 @@ fn name_flags(name: &[u8]) -> u8 {
         }
     }
     flags
-}
-
-/// Whether `variable` is what `$http_NAME` calls the field `name`.
-fn is_variable_of(name: &[u8], variable: &[u8]) -> bool {
-    name.len() == variable.len()
-        && name.iter().zip(variable).all(|(&in_field, &in_variable)| {
-            let folded = if in_field == b'-' {
-                b'_'
-            } else {
-                in_field.to_ascii_lowercase()
-            };
-            folded == in_variable
-        })
 }

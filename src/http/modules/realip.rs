@@ -8,12 +8,10 @@ use crate::http::exchange::{Exchange, Remote};
 use crate::http::scope::Scope;
 use crate::inherit;
 use crate::upstream::address::proxies;
-use crate::vars::Variable;
 
 const HSL: Contexts = Contexts::HTTP.or(Contexts::SERVER).or(Contexts::LOCATION);
 
 type R = Row<Scope>;
-type V = Variable<Exchange>;
 
 /// The directives of this module.
 pub const ROWS: &[Row<Scope>] = &[
@@ -25,25 +23,6 @@ pub const ROWS: &[Row<Scope>] = &[
     R::flag("real_ip_recursive", HSL, |s| &mut s.realip.recursive)
         .default("off")
         .doc("Looks behind all trusted proxies that the field lists."),
-];
-
-/// The variables of this module.
-pub const VARIABLES: &[Variable<Exchange>] = &[
-    V::new("realip_remote_addr", |ex, _, out| {
-        let peer = ex.realip.peer.as_ref();
-        let text = peer.map_or(&ex.client.remote_text, |_| &ex.realip.text);
-        out.extend_from_slice(text.as_bytes());
-        true
-    })
-    .doc("The address the connection came from."),
-    V::new("realip_remote_port", |ex, _, out| {
-        let port = ex.realip.peer.as_ref().unwrap_or(&ex.client.remote).port();
-        if port > 0 {
-            out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
-        }
-        true
-    })
-    .doc("The port the connection came from."),
 ];
 
 /// What is written in one block.
@@ -118,6 +97,11 @@ pub fn apply(ex: &mut Exchange) {
     let _ = write!(text, "{}", client.ip());
     ex.realip.text = mem::replace(&mut ex.client.remote_text, text);
     ex.realip.peer = Some(mem::replace(&mut ex.client.remote, Remote::Inet(client)));
+}
+
+/// The end of the connection itself.
+pub fn peer(ex: &Exchange) -> &Remote {
+    ex.realip.peer.as_ref().unwrap_or(&ex.client.remote)
 }
 
 /// Ends what [`apply`] began: the connection goes by its own address again.

@@ -208,10 +208,7 @@ impl<'c> Ahead<'c> {
         let mut over = std::pin::pin!(ring::sleep(time));
         loop {
             self.feed(ex, client, output).await?;
-            let ended = poll_fn(|cx| match self.poll_client(cx, client, output) {
-                Poll::Ready(result) => Poll::Ready(result.map(|()| false)),
-                Poll::Pending => over.as_mut().poll(cx).map(|()| Ok(true)),
-            });
+            let ended = poll_fn(|cx| self.poll_until(over.as_mut(), cx, client, output));
             if ended.await? {
                 return Ok(());
             }
@@ -235,10 +232,7 @@ impl<'c> Ahead<'c> {
         let mut over = std::pin::pin!(ring::sleep(Duration::from_millis(most_ms)));
         while !self.is_idle(client, output) {
             self.feed(ex, client, output).await?;
-            let ended = poll_fn(|cx| match self.poll_client(cx, client, output) {
-                Poll::Ready(result) => Poll::Ready(result.map(|()| false)),
-                Poll::Pending => over.as_mut().poll(cx).map(|()| Ok(true)),
-            });
+            let ended = poll_fn(|cx| self.poll_until(over.as_mut(), cx, client, output));
             if ended.await? {
                 return Ok(false);
             }
@@ -304,6 +298,20 @@ impl<'c> Ahead<'c> {
             *output.pending_mut() = client.spare_out();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// As [`Ahead::poll_client`]: false. Or true when the time is `over`.
+    fn poll_until(
+        &mut self,
+        over: Pin<&mut impl Future<Output = ()>>,
+        cx: &mut Context<'_>,
+        client: &mut Client,
+        output: &mut Output,
+    ) -> Poll<io::Result<bool>> {
+        match self.poll_client(cx, client, output) {
+            Poll::Ready(result) => Poll::Ready(result.map(|()| false)),
+            Poll::Pending => over.poll(cx).map(|()| Ok(true)),
+        }
     }
 
     /// Starts the next send, if none is under way.

@@ -6,63 +6,65 @@
 mod client;
 mod request;
 mod response;
-mod time;
 mod upstream;
 
-use std::fmt::Display;
-use std::io::Write as _;
-
 use crate::http::exchange::Exchange;
-use crate::http::modules::{gzip, limit_conn, realip, ssl};
-use crate::vars::Variable;
+use crate::http::h1::head::Field;
+use crate::http::modules::{gzip, limit_conn, ssl};
+use crate::http::token::Token;
+use crate::vars::{Variable, common};
 
 /// All of them, for the registry of a configuration.
 pub static TABLES: [&[Variable<Exchange>]; 9] = [
+    CONNECTION,
+    PROCESS,
     client::TABLE,
     request::TABLE,
     response::TABLE,
     upstream::TABLE,
-    time::TABLE,
     gzip::VARIABLES,
     limit_conn::VARIABLES,
-    realip::VARIABLES,
     ssl::VARIABLES,
 ];
 
-/// Appends a value that is there.
-fn found(out: &mut Vec<u8>, value: &[u8]) -> bool {
-    out.extend_from_slice(value);
-    true
+const CONNECTION: &[Variable<Exchange>] = &common::connection();
+const PROCESS: &[Variable<Exchange>] = &common::process();
+
+/// The values of the fields that `variable` names in the spelling of `$http_NAME` (lower case, `_`
+/// for `-`), as one list; false if there is none.
+fn join(fields: &[Field], buf: &[u8], variable: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut found = false;
+    for field in fields {
+        if !is_variable_of(field.name.of(buf), variable) {
+            continue;
+        }
+        if found {
+            let separator: &[u8] = match field.token {
+                Token::Cookie => b"; ",
+                _ => b", ",
+            };
+            out.extend_from_slice(separator);
+        }
+        out.extend_from_slice(field.value.of(buf));
+        found = true;
+    }
+    found
 }
 
-/// Appends a value that may be missing.
-fn maybe(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
-    value.is_some_and(|value| found(out, value))
-}
-
-/// Appends a number.
-fn number(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
-    found(out, itoa::Buffer::new().format(value).as_bytes())
-}
-
-/// Appends milliseconds as seconds with three decimals.
-fn seconds(out: &mut Vec<u8>, ms: u64) -> bool {
-    number(out, ms / 1000);
-    let ms = (ms % 1000) as u16;
-    let digit = |n: u16| b'0' + (n % 10) as u8;
-    found(out, &[b'.', digit(ms / 100), digit(ms / 10), digit(ms)])
-}
-
-/// Appends what only knows how to print itself.
-fn display(out: &mut Vec<u8>, value: impl Display) -> bool {
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{value}");
-    true
+/// Whether `variable` is what `$http_NAME` calls the field `name`.
+fn is_variable_of(name: &[u8], variable: &[u8]) -> bool {
+    let fold = |byte: &u8| match byte {
+        b'-' => b'_',
+        _ => byte.to_ascii_lowercase(),
+    };
+    name.len() == variable.len() && name.iter().map(fold).eq(variable.iter().copied())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::h1::head::Fields;
+    use crate::http::message::Range32;
     use crate::vars::Variables;
 
     #[test]
@@ -71,16 +73,28 @@ mod tests {
     }
 
     #[test]
-    fn milliseconds_are_seconds_with_three_decimals() {
-        for (ms, expected) in [
-            (0, "0.000"),
-            (7, "0.007"),
-            (1_042, "1.042"),
-            (60_500, "60.500"),
+    fn fields_of_one_name_are_one_list() {
+        let buf = b"X-A: 1\r\nCookie: a\r\nx-a: 2\r\nX_A: 3\r\nX-Ab: 4\r\nCookie: b\r\n";
+        let mut fields = Fields::default();
+        let mut at = 0;
+        for line in buf.split_inclusive(|byte| *byte == b'\n') {
+            let colon = at + line.iter().position(|byte| *byte == b':').unwrap();
+            let end = at + line.len();
+            fields.push(
+                buf,
+                Range32::new(at, colon),
+                Range32::new(colon + 2, end - 2),
+            );
+            at = end;
+        }
+        for (variable, expected) in [
+            (&b"x_a"[..], Some(&b"1, 2, 3"[..])),
+            (b"cookie", Some(b"a; b")),
+            (b"x", None),
         ] {
             let mut out = Vec::new();
-            assert!(seconds(&mut out, ms));
-            assert_eq!(out, expected.as_bytes());
+            let is_there = join(fields.as_slice(), buf, variable, &mut out);
+            assert_eq!(is_there.then_some(&out[..]), expected);
         }
     }
 }

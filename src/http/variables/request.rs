@@ -1,12 +1,13 @@
 //! What the client asked for.
 
-use super::{found, maybe, number};
+use super::join;
 use crate::http::body::RequestBody;
-use crate::http::exchange::{Exchange, joined_field};
+use crate::http::exchange::Exchange;
 use crate::http::modules::statics;
 use crate::http::token::Token;
 use crate::http::uri;
 use crate::vars::Variable;
+use crate::vars::common::{found, maybe, number};
 
 type V = Variable<Exchange>;
 
@@ -85,7 +86,8 @@ pub(super) static TABLE: &[V] = &[
     .changeable()
     .doc("Upgrade field."),
     V::family("http_", |ex, name, out| {
-        joined_field(&ex.request.head.fields, &ex.request.buf, name, out)
+        let fields = ex.request.head.fields.as_slice();
+        join(fields, &ex.request.buf, name, out)
     })
     .doc("A field of the request; `_` stands for `-`."),
     V::family("cookie_", cookie).doc("One cookie."),

@@ -1,10 +1,11 @@
 //! What was answered.
 
-use super::{found, maybe, number, seconds};
+use super::join;
 use crate::config::value;
-use crate::http::exchange::{Exchange, join};
+use crate::http::exchange::Exchange;
 use crate::http::token::Token;
 use crate::vars::Variable;
+use crate::vars::common::{found, maybe, number, seconds};
 
 type V = Variable<Exchange>;
 
@@ -83,7 +84,7 @@ pub(super) static TABLE: &[V] = &[
 /// A field of the answer, unless it is one that is written without being a field first (Server,
 /// Date): nginx does not show those either.
 fn sent(ex: &Exchange, name: &[u8], out: &mut Vec<u8>) -> bool {
-    join(ex.response.fields.iter(), &ex.response.buf, name, out)
+    join(&ex.response.fields, &ex.response.buf, name, out)
 }
 
 fn connection(ex: &mut Exchange, _: &[u8], out: &mut Vec<u8>) -> bool {

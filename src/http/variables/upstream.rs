@@ -1,10 +1,11 @@
 //! The attempts at upstream peers, and where `proxy_pass` leads.
 
+use super::join;
 use super::request::value_of;
-use super::{found, maybe, number, seconds};
-use crate::http::exchange::{Exchange, UpstreamState, joined_field};
+use crate::http::exchange::{Exchange, UpstreamState};
 use crate::http::token::Token;
 use crate::vars::Variable;
+use crate::vars::common::{found, maybe, number, seconds};
 
 type V = Variable<Exchange>;
 
@@ -48,7 +49,8 @@ pub(super) static TABLE: &[V] = &[
     // Nothing is cached yet, and what nothing was cached of has no status.
     V::new("upstream_cache_status", |_, _, _| false).doc("What became of the look-up in a cache."),
     V::family("upstream_http_", |ex, name, out| {
-        joined_field(&ex.response.upstream.fields, &ex.response.buf, name, out)
+        let fields = ex.response.upstream.fields.as_slice();
+        join(fields, &ex.response.buf, name, out)
     })
     .doc("A field of the peer's answer; `_` stands for `-`."),
     V::family("upstream_cookie_", |ex, name, out| {
@@ -58,7 +60,8 @@ pub(super) static TABLE: &[V] = &[
     })
     .doc("A cookie that the peer's answer sets."),
     V::family("upstream_trailer_", |ex, name, out| {
-        joined_field(&ex.response.trailers, &ex.response.buf, name, out)
+        let fields = ex.response.trailers.as_slice();
+        join(fields, &ex.response.buf, name, out)
     })
     .doc("A field after the body of the peer's answer."),
     V::new("proxy_host", |ex, _, out| {

@@ -49,13 +49,13 @@ fn results_can_be_taken_without_waiting() {
         assert_eq!(received.try_take().unwrap().unwrap().len(), 4);
         // What there is no room for goes on by the ring.
         let mut rest = one.send(vec![1; 4 << 20]);
-        assert!(rest.try_take().is_none() && one.is_busy());
+        assert!(rest.try_take().is_none());
         one.shutdown(Shutdown::Both);
         yield_now().await;
         yield_now().await;
         assert!(rest.try_take().unwrap().0.is_err());
-        assert!(sent.is_finished() && rest.is_finished() && received.is_finished());
-        assert!(!one.is_busy() && !other.is_busy());
+        drop((one, other));
+        eventually("all closed", || usage().sockets == 0).await;
     });
 }
 
@@ -217,10 +217,10 @@ fn readiness_is_told_without_a_buffer() {
         assert!(readable.try_take().is_none());
         one.send(vec![1]).await.0.unwrap();
         readable.await.unwrap();
-        assert_eq!(other.pending_bytes().unwrap(), 1);
         assert_eq!(usage().small_leased, 0);
 
-        other.recv(Expect::Now, Class::Small).await.unwrap();
+        let received = other.recv(Expect::Now, Class::Small).await;
+        assert_eq!(received.unwrap().len(), 1);
         let parked = other.readable();
         one.shutdown(Shutdown::Write);
         parked.await.unwrap();

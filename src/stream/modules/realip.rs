@@ -8,33 +8,12 @@ use crate::inherit;
 use crate::stream::scope::Scope;
 use crate::stream::session::Session;
 use crate::upstream::address::proxies;
-use crate::vars::Variable;
 
 const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
-
-type V = Variable<Session>;
 
 /// The directives of this module.
 pub const ROWS: &[Row<Scope>] = &[Row::custom("set_real_ip_from", SS, Arity::One, read_from)
     .doc("A balancer that is trusted to tell the client's address.")];
-
-/// The variables of this module.
-pub const VARIABLES: &[V] = &[
-    V::new("realip_remote_addr", |s, _, out| {
-        let peer = s.peer.as_ref().unwrap_or(&s.remote);
-        peer.write_ip(out);
-        true
-    })
-    .doc("The address the connection came from."),
-    V::new("realip_remote_port", |s, _, out| {
-        let port = s.peer.as_ref().unwrap_or(&s.remote).port();
-        if port > 0 {
-            out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
-        }
-        true
-    })
-    .doc("The port the connection came from."),
-];
 
 /// What is written in one block.
 #[derive(Default)]

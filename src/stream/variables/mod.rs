@@ -6,47 +6,22 @@
 mod session;
 mod upstream;
 
-use std::fmt::Display;
-use std::io::Write as _;
-
-use crate::stream::modules::{limit_conn, realip, ssl_preread};
+use crate::stream::modules::{limit_conn, ssl_preread};
 use crate::stream::session::Session;
-use crate::vars::Variable;
+use crate::vars::{Variable, common};
 
 /// All of them, for the registry of a configuration.
-pub static TABLES: [&[Variable<Session>]; 5] = [
+pub static TABLES: [&[Variable<Session>]; 6] = [
+    CONNECTION,
+    PROCESS,
     session::TABLE,
     upstream::TABLE,
     limit_conn::VARIABLES,
-    realip::VARIABLES,
     ssl_preread::VARIABLES,
 ];
 
-/// Appends a value that is there.
-fn found(out: &mut Vec<u8>, value: &[u8]) -> bool {
-    out.extend_from_slice(value);
-    true
-}
-
-/// Appends a number.
-fn number(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
-    found(out, itoa::Buffer::new().format(value).as_bytes())
-}
-
-/// Appends milliseconds as seconds with three decimals.
-fn seconds(out: &mut Vec<u8>, ms: u64) -> bool {
-    number(out, ms / 1000);
-    let ms = (ms % 1000) as u16;
-    let digit = |n: u16| b'0' + (n % 10) as u8;
-    found(out, &[b'.', digit(ms / 100), digit(ms / 10), digit(ms)])
-}
-
-/// Appends what only knows how to print itself.
-fn display(out: &mut Vec<u8>, value: impl Display) -> bool {
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{value}");
-    true
-}
+const CONNECTION: &[Variable<Session>] = &common::connection();
+const PROCESS: &[Variable<Session>] = &common::process();
 
 #[cfg(test)]
 mod tests {

@@ -1,57 +1,22 @@
-//! The session, both ends of its connection, the process and the time.
+//! The session.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
-use super::{display, found, number, seconds};
-use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::base::proxy_protocol::ProxyProtocol;
 use crate::base::remote::Remote;
-use crate::observe::syslog;
 use crate::stream::session::Session;
 use crate::vars::Variable;
+use crate::vars::common::{Connected, found, number, seconds};
 
 type V = Variable<Session>;
 
 pub(super) static TABLE: &[V] = &[
-    V::new("binary_remote_addr", binary_remote_addr).doc("Client address as 4 or 16 bytes."),
-    V::new("remote_addr", |s, _, out| match &s.remote {
-        Remote::Inet(addr) => display(out, addr.ip()),
-        Remote::Unix => found(out, b"unix:"),
+    V::new("remote_addr", |s, _, out| {
+        s.remote.write_ip(out);
+        true
     })
     .doc("Client address."),
-    V::new("remote_port", |s, _, out| match s.remote.port() {
-        0 => true,
-        port => number(out, port),
-    })
-    .doc("Client port."),
-    V::new("server_addr", server_addr).doc("Address that the client connected to."),
-    V::new("server_port", |s, _, out| match s.local_addr {
-        Some(local) => number(out, local.port()),
-        None => true,
-    })
-    .doc("Port that the client connected to."),
-    V::new("proxy_protocol_addr", |s, _, out| {
-        proxy_protocol(s, |header| header.source.ip(), out)
-    })
-    .doc("Client address of the PROXY protocol header."),
-    V::new("proxy_protocol_port", |s, _, out| {
-        proxy_protocol(s, |header| header.source.port(), out)
-    })
-    .doc("Client port of the PROXY protocol header."),
-    V::new("proxy_protocol_server_addr", |s, _, out| {
-        proxy_protocol(s, |header| header.destination.ip(), out)
-    })
-    .doc("Server address of the PROXY protocol header."),
-    V::new("proxy_protocol_server_port", |s, _, out| {
-        proxy_protocol(s, |header| header.destination.port(), out)
-    })
-    .doc("Server port of the PROXY protocol header."),
-    V::family("proxy_protocol_tlv_", |s, name, out| {
-        let header = s.proxy_protocol.as_ref();
-        header.is_some_and(|header| header.tlv(name, out))
-    })
-    .doc("An extension of a version 2 PROXY protocol header."),
     V::new("bytes_sent", |s, _, out| number(out, s.sent)).doc("Bytes sent to the client."),
     V::new("bytes_received", |s, _, out| number(out, s.received))
         .doc("Bytes received from the client."),
@@ -76,67 +41,26 @@ pub(super) static TABLE: &[V] = &[
         found(out, name)
     })
     .doc("TCP or UDP."),
-    V::new("hostname", |_, _, out| {
-        found(out, syslog::hostname().as_bytes())
-    })
-    .doc("Name of this machine."),
-    V::new("pid", |_, _, out| number(out, std::process::id())).doc("Process id."),
-    V::new("nginx_version", |_, _, out| {
-        found(out, env!("CARGO_PKG_VERSION").as_bytes())
-    })
-    .doc("Version of ringway."),
-    V::new("msec", |_, _, out| {
-        let wall = clock::wall();
-        match u64::try_from(wall.secs) {
-            Ok(secs) => seconds(out, secs * 1000 + u64::from(wall.ms)),
-            // A clock before 1970.
-            Err(_) => number(out, wall.secs),
-        }
-    })
-    .doc("Seconds since 1970 with milliseconds."),
-    V::new("time_local", |_, _, out| {
-        clock::time_local(out);
-        true
-    })
-    .doc("Local time in the format of common logs."),
-    V::new("time_iso8601", |_, _, out| {
-        clock::iso8601(out);
-        true
-    })
-    .doc("Local time in the format of ISO 8601."),
 ];
 
-fn binary_remote_addr(s: &mut Session, _: &[u8], out: &mut Vec<u8>) -> bool {
-    match &s.remote {
-        Remote::Inet(addr) => match addr.ip() {
-            IpAddr::V4(ip) => found(out, &ip.octets()),
-            IpAddr::V6(ip) => found(out, &ip.octets()),
-        },
-        Remote::Unix => found(out, b"unix:"),
+impl Connected for Session {
+    fn remote(&self) -> &Remote {
+        &self.remote
     }
-}
 
-fn server_addr(s: &mut Session, _: &[u8], out: &mut Vec<u8>) -> bool {
-    if let Some(local) = s.local_addr {
-        return display(out, local.ip());
+    fn peer(&self) -> &Remote {
+        self.peer.as_ref().unwrap_or(&self.remote)
     }
-    match &*s.listen_addr {
-        ListenAddr::Inet(addr) | ListenAddr::Udp(addr) => display(out, addr.ip()),
-        ListenAddr::Unix(path) => {
-            out.extend_from_slice(b"unix:");
-            found(out, path.as_os_str().as_encoded_bytes())
-        }
-    }
-}
 
-/// Appends what `part` takes out of the PROXY protocol header, if there is one.
-fn proxy_protocol<T: std::fmt::Display>(
-    s: &Session,
-    part: impl Fn(&ProxyProtocol) -> T,
-    out: &mut Vec<u8>,
-) -> bool {
-    match &s.proxy_protocol {
-        Some(header) => display(out, part(header)),
-        None => false,
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    fn listen_addr(&self) -> &ListenAddr {
+        &self.listen_addr
+    }
+
+    fn proxy_protocol(&self) -> Option<&ProxyProtocol> {
+        self.proxy_protocol.as_deref()
     }
 }

@@ -1,8 +1,8 @@
 //! The attempts at upstream peers.
 
-use super::{found, number, seconds};
 use crate::stream::session::{Session, UpstreamState};
 use crate::vars::Variable;
+use crate::vars::common::{found, number, seconds};
 
 type V = Variable<Session>;
 

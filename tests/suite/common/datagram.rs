@@ -28,9 +28,8 @@ impl UdpBackend {
             let mut buffer = vec![0; 1 << 16];
             while let Ok((count, peer)) = socket.recv_from(&mut buffer) {
                 let datagram = buffer[..count].to_vec();
-                let back = answers(&datagram);
-                seen.lock().unwrap().push((peer, datagram));
-                for answer in back {
+                seen.lock().unwrap().push((peer, datagram.clone()));
+                for answer in answers(&datagram) {
                     let _ = socket.send_to(&answer, peer);
                 }
             }
