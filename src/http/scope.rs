@@ -80,7 +80,7 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 21] {
+pub fn tables() -> [&'static [Row<Scope>]; 20] {
     [
         core::ROWS,
         server::ROWS,
@@ -99,7 +99,6 @@ pub fn tables() -> [&'static [Row<Scope>]; 21] {
         proxy::conf::ROWS,
         statics::ROWS,
         map::ROWS,
-        map::NOTICES,
         resolver::ROWS,
         upstream::ROWS,
         later::ROWS,

@@ -7,6 +7,7 @@ use super::zone::{Held, Refused, Zone};
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Word, value};
 use crate::inherit;
 use crate::observe::Level;
+use crate::vars::common::found;
 use crate::vars::{Subject, Template, Variables};
 
 /// A block that has limits.
@@ -266,14 +267,15 @@ impl Counted {
 }
 
 impl Verdict {
-    /// As `$limit_conn_status` shows it.
-    pub fn name(self) -> Option<&'static str> {
-        match self {
-            Verdict::None => None,
-            Verdict::Passed => Some("PASSED"),
-            Verdict::Rejected => Some("REJECTED"),
-            Verdict::RejectedDryRun => Some("REJECTED_DRY_RUN"),
-        }
+    /// Appends it as `$limit_conn_status` shows it; false if there is nothing to show.
+    pub fn write(self, out: &mut Vec<u8>) -> bool {
+        let name: &[u8] = match self {
+            Verdict::None => return false,
+            Verdict::Passed => b"PASSED",
+            Verdict::Rejected => b"REJECTED",
+            Verdict::RejectedDryRun => b"REJECTED_DRY_RUN",
+        };
+        found(out, name)
     }
 }
 

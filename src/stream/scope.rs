@@ -62,7 +62,7 @@ pub struct StreamRaw {
 }
 
 /// Every table of directives that may stand in `stream` and its servers.
-pub fn tables() -> [&'static [Row<Scope>]; 14] {
+pub fn tables() -> [&'static [Row<Scope>]; 13] {
     [
         core::ROWS,
         access::ROWS,
@@ -74,7 +74,6 @@ pub fn tables() -> [&'static [Row<Scope>]; 14] {
         pass::ROWS,
         log::ROWS,
         map::ROWS,
-        map::NOTICES,
         resolver::ROWS,
         upstream::ROWS,
         proxy::ROWS,

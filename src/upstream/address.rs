@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::peer::PeerAddr;
 use crate::base::network::Network;
 use crate::config::network::network;
-use crate::config::{self, ConfigError, Reader, Word};
+use crate::config::{self, ConfigError, Node, Reader};
 
 /// An address as written, not looked up yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,13 +88,20 @@ impl Target {
     }
 }
 
-/// The proxies that the argument of `set_real_ip_from` names, by address, network or host name.
+/// Reads a `set_real_ip_from`: adds the proxies that it names, by address, network or host name.
 ///
 /// # Errors
 /// nginx's phrase about a name that is not known.
-pub fn proxies(reader: &mut Reader, word: &Word) -> config::Result<Vec<Network>> {
+pub fn proxies(
+    reader: &mut Reader,
+    list: &mut Option<Vec<Network>>,
+    node: &Node,
+) -> config::Result<()> {
+    let list = list.get_or_insert_default();
+    let word = &node.args()[0];
     if let Some(network) = network(reader, word) {
-        return Ok(vec![network]);
+        list.push(network);
+        return Ok(());
     }
     let text = word.text();
     let addrs = Target::parse(&text, 0).and_then(|target| target.look_up());
@@ -103,7 +110,8 @@ pub fn proxies(reader: &mut Reader, word: &Word) -> config::Result<Vec<Network>>
         ConfigError::at(word.span, message)
     })?;
     let ips = addrs.iter().filter_map(PeerAddr::ip);
-    Ok(ips.map(|ip| Network::Net(ip.into())).collect())
+    list.extend(ips.map(|ip| Network::Net(ip.into())));
+    Ok(())
 }
 
 fn parse_unix(path: &str) -> Result<Target, &'static str> {

@@ -128,9 +128,13 @@ pub fn number(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
 /// Appends milliseconds as seconds with three decimals.
 pub fn seconds(out: &mut Vec<u8>, ms: u64) -> bool {
     number(out, ms / 1000);
-    let ms = (ms % 1000) as u16;
-    let digit = |n: u16| b'0' + (n % 10) as u8;
-    found(out, &[b'.', digit(ms / 100), digit(ms / 10), digit(ms)])
+    out.push(b'.');
+    found(out, &three_digits((ms % 1000) as u16))
+}
+
+/// Appends a status with three digits.
+pub fn status(out: &mut Vec<u8>, status: u16) -> bool {
+    found(out, &three_digits(status))
 }
 
 /// Appends what only knows how to print itself.
@@ -138,6 +142,10 @@ pub fn display(out: &mut Vec<u8>, value: impl Display) -> bool {
     // Writing to a vector cannot fail.
     let _ = write!(out, "{value}");
     true
+}
+
+fn three_digits(number: u16) -> [u8; 3] {
+    [number / 100, number / 10, number].map(|n| b'0' + (n % 10) as u8)
 }
 
 fn binary_remote_addr<S: Connected>(s: &mut S, _: &[u8], out: &mut Vec<u8>) -> bool {

@@ -17,7 +17,8 @@ pub struct RawFormat {
 }
 
 impl RawFormat {
-    /// Reads `log_format name [escape=default|json|none] string …;` and puts it behind those before it.
+    /// Reads `log_format name [escape=default|json|none] string …;` and puts it behind those before
+    /// it.
     ///
     /// # Errors
     /// A name used twice, an unknown kind of escaping.

@@ -114,21 +114,25 @@ impl<S: 'static> Variable<S> {
     }
 }
 
-/// The rows of `map`, `geo` and `split_clients` for the contexts where variables are defined.
+/// The rows of `map`, `geo` and `split_clients` for `top`, the block where variables are defined.
 /// `keep` puts the block aside until [`define`] compiles it, after the whole file is read.
 pub const fn rows<Scope: 'static>(
-    contexts: Contexts,
+    top: Contexts,
     keep: fn(&mut Reader<'_>, &mut Scope, &Node) -> Result<()>,
-) -> [Row<Scope>; 3] {
+) -> [Row<Scope>; 5] {
     [
-        Row::block("map", contexts, Arity::Exactly(2), keep)
+        Row::block("map", top, Arity::Exactly(2), keep)
             .doc("Defines a variable whose value depends on another string."),
-        Row::block("geo", contexts, Arity::Between(1, 2), keep)
+        Row::block("geo", top, Arity::Between(1, 2), keep)
             .doc("Defines a variable whose value depends on an IP address."),
-        Row::block("split_clients", contexts, Arity::Exactly(2), keep)
+        Row::block("split_clients", top, Arity::Exactly(2), keep)
             .doc("Defines a variable that splits clients into shares by a hash of a string."),
+        Row::notice("map_hash_max_size", top, Arity::One, HASHES),
+        Row::notice("map_hash_bucket_size", top, Arity::One, HASHES),
     ]
 }
+
+const HASHES: &str = "sizes nginx's hash tables; ringway's grow as needed";
 
 /// Defines the variable of a `map`, `geo` or `split_clients` block.
 ///

@@ -24,9 +24,7 @@ type V = Variable<Exchange>;
 
 /// The variables of this module.
 pub const VARIABLES: &[Variable<Exchange>] = &[V::new("limit_conn_status", |ex, _, out| {
-    let name = ex.limit_conn.verdict().name();
-    out.extend_from_slice(name.unwrap_or_default().as_bytes());
-    name.is_some()
+    ex.limit_conn.verdict().write(out)
 })
 .doc("What `limit_conn` said: PASSED, REJECTED or REJECTED_DRY_RUN.")];
 

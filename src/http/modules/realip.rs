@@ -15,8 +15,10 @@ type R = Row<Scope>;
 
 /// The directives of this module.
 pub const ROWS: &[Row<Scope>] = &[
-    R::custom("set_real_ip_from", HSL, Arity::One, read_from)
-        .doc("A proxy that is trusted to tell the client's address."),
+    R::custom("set_real_ip_from", HSL, Arity::One, |reader, s, node| {
+        proxies(reader, &mut s.realip.from, node)
+    })
+    .doc("A proxy that is trusted to tell the client's address."),
     R::custom("real_ip_header", HSL, Arity::One, read_header)
         .default("X-Real-IP")
         .doc("The field the client's address is taken from, or the PROXY protocol."),
@@ -130,13 +132,6 @@ impl Conf {
         ex.store.give_back(list);
         client
     }
-}
-
-fn read_from(reader: &mut Reader, scope: &mut Scope, node: &Node) -> Result<()> {
-    let word = &node.args()[0];
-    let found = proxies(reader, word)?;
-    scope.realip.from.get_or_insert_default().extend(found);
-    Ok(())
 }
 
 fn read_header(_: &mut Reader, scope: &mut Scope, node: &Node) -> Result<()> {

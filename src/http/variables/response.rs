@@ -5,7 +5,7 @@ use crate::config::value;
 use crate::http::exchange::Exchange;
 use crate::http::token::Token;
 use crate::vars::Variable;
-use crate::vars::common::{found, maybe, number, seconds};
+use crate::vars::common::{self, found, maybe, number, seconds};
 
 type V = Variable<Exchange>;
 
@@ -13,11 +13,7 @@ pub(super) static TABLE: &[V] = &[
     V::new("status", |ex, _, out| {
         // What error_page decided holds before its page is made.
         let status = ex.response.status_override.unwrap_or(ex.response.status);
-        let digit = |n: u16| b'0' + (n % 10) as u8;
-        found(
-            out,
-            &[digit(status / 100), digit(status / 10), digit(status)],
-        )
+        common::status(out, status)
     })
     .doc("Status of the answer."),
     V::new("bytes_sent", |ex, _, out| {

@@ -20,9 +20,7 @@ pub const ROWS: &[Row<Scope>] = &conn::rows(Contexts::STREAM, SS);
 
 /// The variables of this module.
 pub const VARIABLES: &[V] = &[V::new("limit_conn_status", |s, _, out| {
-    let name = s.limit_conn.verdict().name();
-    out.extend_from_slice(name.unwrap_or_default().as_bytes());
-    name.is_some()
+    s.limit_conn.verdict().write(out)
 })
 .doc("What `limit_conn` said: PASSED, REJECTED or REJECTED_DRY_RUN.")];
 

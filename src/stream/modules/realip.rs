@@ -3,7 +3,7 @@
 
 use crate::base::network::Network;
 use crate::base::remote::Remote;
-use crate::config::{Arity, Contexts, Node, Reader, Result, Row};
+use crate::config::{Arity, Contexts, Row};
 use crate::inherit;
 use crate::stream::scope::Scope;
 use crate::stream::session::Session;
@@ -11,9 +11,16 @@ use crate::upstream::address::proxies;
 
 const SS: Contexts = Contexts::STREAM.or(Contexts::STREAM_SERVER);
 
+type R = Row<Scope>;
+
 /// The directives of this module.
-pub const ROWS: &[Row<Scope>] = &[Row::custom("set_real_ip_from", SS, Arity::One, read_from)
-    .doc("A balancer that is trusted to tell the client's address.")];
+pub const ROWS: &[Row<Scope>] =
+    &[
+        R::custom("set_real_ip_from", SS, Arity::One, |reader, s, node| {
+            proxies(reader, &mut s.realip.from, node)
+        })
+        .doc("A balancer that is trusted to tell the client's address."),
+    ];
 
 /// What is written in one block.
 #[derive(Default)]
@@ -51,11 +58,4 @@ pub fn apply(s: &mut Session) {
         let client = Remote::Inet(header.source);
         s.peer = Some(std::mem::replace(&mut s.remote, client));
     }
-}
-
-fn read_from(reader: &mut Reader, scope: &mut Scope, node: &Node) -> Result<()> {
-    let word = &node.args()[0];
-    let found = proxies(reader, word)?;
-    scope.realip.from.get_or_insert_default().extend(found);
-    Ok(())
 }

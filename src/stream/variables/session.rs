@@ -7,7 +7,7 @@ use crate::base::proxy_protocol::ProxyProtocol;
 use crate::base::remote::Remote;
 use crate::stream::session::Session;
 use crate::vars::Variable;
-use crate::vars::common::{Connected, found, number, seconds};
+use crate::vars::common::{self, Connected, found, number, seconds};
 
 type V = Variable<Session>;
 
@@ -22,15 +22,8 @@ pub(super) static TABLE: &[V] = &[
         .doc("Bytes received from the client."),
     V::new("session_time", |s, _, out| seconds(out, s.elapsed_ms()))
         .doc("Age of the session in seconds."),
-    V::new("status", |s, _, out| {
-        let status = s.status;
-        found(out, &[b'0' + (status / 100 % 10) as u8]);
-        found(
-            out,
-            &[b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8],
-        )
-    })
-    .doc("How the session ended: 200, 400, 403, 500, 502 or 503."),
+    V::new("status", |s, _, out| common::status(out, s.status))
+        .doc("How the session ended: 200, 400, 403, 500, 502 or 503."),
     V::new("connection", |s, _, out| number(out, s.number)).doc("Number of the session."),
     V::new("protocol", |s, _, out| {
         let name: &[u8] = if s.listen_addr.is_udp() {
