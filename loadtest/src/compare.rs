@@ -211,13 +211,13 @@ impl Plan {
     }
 
     fn load_options(&self, scenario: &Scenario, proxy: SocketAddr) -> io::Result<LoadOptions> {
-        let streams = match scenario.kind {
-            Kind::Streams(count) => Some(Streams {
-                count,
-                grpc: scenario.conf == Conf::Grpc,
-            }),
-            _ => None,
-        };
+        let streams = scenario.conf.is_h2().then_some(Streams {
+            count: match scenario.kind {
+                Kind::Streams(count) => count,
+                _ => 1,
+            },
+            grpc: scenario.conf == Conf::Grpc,
+        });
         Ok(LoadOptions {
             target: target(scenario, proxy),
             connections: scenario.connections,
@@ -227,7 +227,7 @@ impl Plan {
                 _ => None,
             },
             expect: Some(scenario.body_bytes),
-            tls: client_tls(scenario, streams)?,
+            tls: client_tls(scenario)?,
             streams,
             warmup: self.warmup,
             duration: self.duration,
@@ -277,7 +277,8 @@ impl Plan {
     ) -> Outcome<Sample> {
         let options = IdleOptions {
             target: target(scenario, proxy.address),
-            tls: client_tls(scenario, None)?,
+            tls: client_tls(scenario)?,
+            h2: scenario.conf.is_h2(),
             untouched: scenario.kind == Kind::Untouched,
             connections: scenario.connections,
             settle: self.settle,
@@ -322,9 +323,9 @@ fn target(scenario: &Scenario, proxy: SocketAddr) -> Target {
 }
 
 /// How clients speak TLS, if they do. Tickets are those of one run.
-fn client_tls(scenario: &Scenario, streams: Option<Streams>) -> io::Result<Option<tls::Settings>> {
+fn client_tls(scenario: &Scenario) -> io::Result<Option<tls::Settings>> {
     let resumes = scenario.kind == Kind::Resumed;
-    let settings = || tls::Settings::new(load::protocol(streams), resumes);
+    let settings = || tls::Settings::new(load::protocol(scenario.conf.is_h2()), resumes);
     scenario.conf.is_tls().then(settings).transpose()
 }
 

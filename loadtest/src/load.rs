@@ -132,7 +132,10 @@ pub fn main(args: &Args) -> Outcome<()> {
         grpc,
     });
     let tls = match target.tls {
-        true => Some(tls::Settings::new(protocol(streams), args.has("resume"))?),
+        true => {
+            let protocol = protocol(streams.is_some());
+            Some(tls::Settings::new(protocol, args.has("resume"))?)
+        }
         false => None,
     };
     let options = LoadOptions {
@@ -166,11 +169,8 @@ pub fn run(options: &LoadOptions, watch: Option<&ProcessTree>) -> io::Result<Loa
 }
 
 /// The name of the protocol in ALPN.
-pub fn protocol(streams: Option<Streams>) -> &'static str {
-    match streams {
-        None => "http/1.1",
-        Some(_) => "h2",
-    }
+pub fn protocol(is_h2: bool) -> &'static str {
+    if is_h2 { "h2" } else { "http/1.1" }
 }
 
 /// What makes a load.

@@ -34,7 +34,7 @@ usage: ringway-loadtest COMMAND [OPTIONS]
   bulk ADDRESS [--sink 127.0.0.1:9000]... [--flows 8] [--seconds 10] [--warmup 1]
        [--pid PROXY_PID] [--core N]
       TCP flows at full speed through the proxy at ADDRESS to the sink, which this command is too
-  idle URL --pid PROXY_PID [--connections 10000] [--settle 5] [--untouched]
+  idle URL --pid PROXY_PID [--connections 10000] [--settle 5] [--untouched] [--h2]
       memory (PSS) per idle connection after one request, or before it
   compare [--rounds 5] [--seconds 3] [--warmup 0.5] [--settle 5]
           [--scenario NAME[,NAME]...]... [--group http|stream|tls|h2]...
@@ -86,7 +86,7 @@ fn dispatch(command: &str, words: &[String]) -> Outcome<ExitCode> {
         }
         "idle" => {
             let options = ["pid", "connections", "settle"];
-            idle::main(&Args::parse(words, &options, &["untouched"])?)?;
+            idle::main(&Args::parse(words, &options, &["untouched", "h2"])?)?;
         }
         "compare" => return compare::main(&Args::parse(words, compare::OPTIONS, &["check"])?),
         "help" | "-h" | "--help" => print!("{USAGE}"),

@@ -81,6 +81,11 @@ impl Conf {
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Tls | Self::H2 | Self::Grpc)
     }
+
+    /// Whether clients speak HTTP/2.
+    pub fn is_h2(self) -> bool {
+        matches!(self, Self::H2 | Self::H2c | Self::Grpc)
+    }
 }
 
 /// What ringway has to reach.
@@ -340,6 +345,15 @@ pub const SCENARIOS: &[Scenario] = &[
             nginx: 1.35,
             haproxy: 1.0,
         },
+    },
+    Scenario {
+        name: "h2-idle",
+        title: "5,000 idle connections with HTTP/2 over TLS after one request, growth of PSS each",
+        kind: Kind::Idle,
+        connections: 5_000,
+        body_bytes: 100,
+        conf: Conf::H2,
+        target: Target::LessMemoryThanNginx,
     },
     Scenario {
         name: "grpc-unary",
