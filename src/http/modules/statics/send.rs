@@ -1,5 +1,6 @@
 //! Sending parts of a file.
 
+use std::io;
 use std::ops::Range;
 
 use crate::http::client::Client;
@@ -84,22 +85,14 @@ async fn send_part(
             if moved == length {
                 return Ok(End::Complete);
             }
-            ex.log(
-                Level::Alert,
-                format_args!("file was truncated while it was sent"),
-            );
-            Ok(End::Short)
+            Ok(fell_short(ex, None))
         }
         Err(failure) => {
             output.passed(ex, failure.moved);
             if failure.side == Side::Write {
                 return Err(ClientGone);
             }
-            ex.log(
-                Level::Crit,
-                format_args!("read() failed {}", os_error(&failure.error)),
-            );
-            Ok(End::Short)
+            Ok(fell_short(ex, Some(&failure.error)))
         }
     }
 }
@@ -118,21 +111,9 @@ async fn copy(
         let (result, read) = file.read_at(piece, at).await;
         piece = read;
         match result {
-            Ok(0) => {
-                ex.log(
-                    Level::Alert,
-                    format_args!("file was truncated while it was sent"),
-                );
-                return Ok(End::Short);
-            }
+            Ok(0) => return Ok(fell_short(ex, None)),
             Ok(_) => {}
-            Err(error) => {
-                ex.log(
-                    Level::Crit,
-                    format_args!("read() failed {}", os_error(&error)),
-                );
-                return Ok(End::Short);
-            }
+            Err(error) => return Ok(fell_short(ex, Some(&error))),
         }
         // The buffer may have more room than was asked for.
         piece.truncate(usize::try_from(range.end - at).unwrap_or(usize::MAX));
@@ -144,4 +125,19 @@ async fn copy(
         }
     }
     Ok(End::Complete)
+}
+
+/// Logs why there is less of the file than was promised: it failed, or got shorter.
+fn fell_short(ex: &Exchange, error: Option<&io::Error>) -> End {
+    match error {
+        Some(error) => {
+            let shown = os_error(error);
+            ex.log(Level::Crit, format_args!("read() failed {shown}"));
+        }
+        None => {
+            let message = format_args!("file was truncated while it was sent");
+            ex.log(Level::Alert, message);
+        }
+    }
+    End::Short
 }
