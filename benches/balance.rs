@@ -61,10 +61,9 @@ fn pick_and_release(c: &mut Criterion) {
 fn server(n: u32) -> ServerSpec {
     let name = format!("10.0.{}.{}:80", n / 250, n % 250 + 1);
     let addr = PeerAddr::Inet(name.parse().expect("a good address"));
-    ServerSpec {
-        weight: 1 + n % 3,
-        ..ServerSpec::new(&name, vec![addr])
-    }
+    let mut server = ServerSpec::new(&name, vec![addr]);
+    server.params.weight = 1 + n % 3;
+    server
 }
 
 criterion_group!(benches, pick_and_release);

@@ -75,7 +75,7 @@ impl Watched {
             return;
         }
         let serial = self.peer.state.serial();
-        let is_it = |peer: &Arc<Peer>| peer.state.serial() == serial && !peer.conf.down;
+        let is_it = |peer: &Arc<Peer>| peer.state.serial() == serial && !peer.conf.params.down;
         if !now.all().any(is_it) {
             self.stop.stop();
         }

@@ -10,7 +10,7 @@ use super::address::Target;
 use super::balance::consistent::WEIGHT_MAX;
 use super::balance::least_time::LeastTime;
 use super::keepalive::Keepalive;
-use super::peer::Registry;
+use super::peer::{Registry, ServerParams};
 use super::pool::{Group, Method, ServerSpec};
 use super::resolve::{Resolver, ResolverConf};
 use super::times::Moment;
@@ -228,13 +228,13 @@ impl UpstreamRaw {
     /// where the upstream names none itself. Starts nothing: see [`Upstream::watch`].
     pub fn compile(&self, registry: &Registry, resolver: Option<&Resolver>) -> Result<Upstream> {
         let name = self.name.text();
-        if self.servers.iter().all(|server| server.spec.backup) {
+        if self.servers.iter().all(|server| server.spec.params.backup) {
             return Err(self.error(format!("no servers in upstream \"{name}\"")));
         }
         let method = self.method.unwrap_or_default();
         let weights = self.servers.iter().map(|server| {
             let addrs = server.spec.addrs.len().max(1) as u64;
-            u64::from(server.spec.weight) * addrs
+            u64::from(server.spec.params.weight) * addrs
         });
         if method == Method::HashConsistent && weights.sum::<u64>() > WEIGHT_MAX {
             let help = format!("each unit takes 160 points; the most is {WEIGHT_MAX}");
@@ -375,7 +375,7 @@ fn read_server(reader: &mut Reader<'_>, raw: &mut UpstreamRaw, node: &Node) -> R
     let mut spec = ServerSpec::new(&text, Vec::new());
     let mut dynamic = Dynamic::default();
     for parameter in parameters {
-        read_parameter(reader, raw, &mut spec, &mut dynamic, parameter)?;
+        read_parameter(reader, raw, &mut spec.params, &mut dynamic, parameter)?;
     }
     let failed = |phrase: &str| {
         let message = format!("{phrase} in upstream \"{text}\"");
@@ -435,32 +435,32 @@ fn service_lookup(word: &Word, service: &str, resolve: bool) -> Result<Lookup> {
 fn read_parameter(
     reader: &mut Reader<'_>,
     raw: &UpstreamRaw,
-    spec: &mut ServerSpec,
+    params: &mut ServerParams,
     dynamic: &mut Dynamic,
     word: &Word,
 ) -> Result<()> {
     let number = |bytes| value::parse_number(bytes).ok_or_else(|| invalid(word));
     let small = |bytes| Ok(number(bytes)?.try_into().unwrap_or(u32::MAX));
     if let Some(weight) = word.strip("weight=") {
-        spec.weight = small(weight)?;
-        if spec.weight == 0 {
+        params.weight = small(weight)?;
+        if params.weight == 0 {
             return Err(invalid(word).help("a weight is 1 or more; \"down\" takes a server out"));
         }
     } else if let Some(limit) = word.strip("max_conns=") {
-        spec.max_conns = small(limit)?;
+        params.max_conns = small(limit)?;
     } else if let Some(limit) = word.strip("max_fails=") {
-        spec.max_fails = small(limit)?;
+        params.max_fails = small(limit)?;
     } else if let Some(time) = word.strip("fail_timeout=") {
         let time = value::parse_seconds(time).ok_or_else(|| invalid(word))?;
-        spec.fail_timeout_ms = time.as_millis() as u64;
+        params.fail_timeout_ms = time.as_millis() as u64;
     } else if word.is("backup") {
         if !raw.method.unwrap_or_default().has_backups() {
             let message = "balancing method does not support parameter \"backup\"";
             return Err(ConfigError::at(word.span, message));
         }
-        spec.backup = true;
+        params.backup = true;
     } else if word.is("down") {
-        spec.down = true;
+        params.down = true;
     } else if word.is("resolve") {
         dynamic.resolve = true;
     } else if let Some(service) = word.strip("service=") {

@@ -37,7 +37,7 @@ pub use directives::{Kind, Upstream, UpstreamRaw};
 pub use groups::{Groups, NamedGroup};
 pub use implicit::DynamicGroups;
 pub use keepalive::{Idle, IdlePool, Keepalive, Kept};
-pub use peer::{Peer, PeerAddr, PeerConf, PeerState, Registry};
+pub use peer::{Peer, PeerAddr, PeerConf, PeerState, Registry, ServerParams};
 pub use pool::{
     Attempt, Group, Inputs, LocalState, Locals, Method, Outcome, Peers, Pick, ServerSpec,
 };

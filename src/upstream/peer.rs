@@ -36,6 +36,13 @@ pub struct PeerConf {
     pub name: Box<str>,
     /// The address to connect to.
     pub addr: PeerAddr,
+    /// The parameters of its server.
+    pub params: ServerParams,
+}
+
+/// The parameters of one `server` line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerParams {
     /// `weight=`, at least 1.
     pub weight: u32,
     /// `max_conns=`; 0 means no limit.
@@ -90,6 +97,20 @@ impl PeerAddr {
         match self {
             PeerAddr::Inet(addr) => Some(*addr),
             PeerAddr::Unix(_) => None,
+        }
+    }
+}
+
+impl Default for ServerParams {
+    /// nginx's, where a line gives none.
+    fn default() -> Self {
+        ServerParams {
+            weight: 1,
+            max_conns: 0,
+            max_fails: 1,
+            fail_timeout_ms: 10_000,
+            backup: false,
+            down: false,
         }
     }
 }
@@ -176,30 +197,30 @@ impl PeerState {
     }
 
     /// Whether passive health keeps the peer out: `max_fails` reached and `fail_timeout` not over.
-    pub fn is_failed(&self, conf: &PeerConf, now_ms: u64) -> bool {
-        conf.max_fails != 0
-            && self.fails() >= conf.max_fails
-            && now_ms.saturating_sub(self.cells.checked_ms.load(Relaxed)) <= conf.fail_timeout_ms
+    pub fn is_failed(&self, params: &ServerParams, now_ms: u64) -> bool {
+        params.max_fails != 0
+            && self.fails() >= params.max_fails
+            && now_ms.saturating_sub(self.cells.checked_ms.load(Relaxed)) <= params.fail_timeout_ms
     }
 
     /// Whether `max_conns` is reached.
-    pub fn is_full(&self, conf: &PeerConf) -> bool {
-        conf.max_conns != 0 && self.conns() >= conf.max_conns
+    pub fn is_full(&self, params: &ServerParams) -> bool {
+        params.max_conns != 0 && self.conns() >= params.max_conns
     }
 
     /// Takes one of the peer's places. `false` when another worker was faster: the last place of
     /// `max_conns` is gone, or the single trial after `fail_timeout` is under way.
-    pub(super) fn claim(&self, conf: &PeerConf, now_ms: u64) -> bool {
+    pub(super) fn claim(&self, params: &ServerParams, now_ms: u64) -> bool {
         let before = self.cells.conns.fetch_add(1, Relaxed);
-        if conf.max_conns != 0 && before >= conf.max_conns {
+        if params.max_conns != 0 && before >= params.max_conns {
             self.unclaim();
             return false;
         }
         let checked_ms = self.cells.checked_ms.load(Relaxed);
         let unasked_ms = now_ms.saturating_sub(checked_ms);
-        if unasked_ms > conf.fail_timeout_ms {
+        if unasked_ms > params.fail_timeout_ms {
             // A peer in constant use is a little over one `fail_timeout` here, never near two.
-            if unasked_ms.saturating_sub(UNUSED_MS) / 2 > conf.fail_timeout_ms {
+            if unasked_ms.saturating_sub(UNUSED_MS) / 2 > params.fail_timeout_ms {
                 self.cells.times.doubt();
             }
             let mine = self
@@ -207,7 +228,7 @@ impl PeerState {
                 .checked_ms
                 .compare_exchange(checked_ms, now_ms, Relaxed, Relaxed)
                 .is_ok();
-            if !mine && conf.max_fails != 0 && self.fails() >= conf.max_fails {
+            if !mine && params.max_fails != 0 && self.fails() >= params.max_fails {
                 self.unclaim();
                 return false;
             }
@@ -217,9 +238,9 @@ impl PeerState {
     }
 
     /// As [`claim`](Self::claim) for the only server of a group, whose health is not watched.
-    pub(super) fn claim_single(&self, conf: &PeerConf) -> bool {
+    pub(super) fn claim_single(&self, params: &ServerParams) -> bool {
         let before = self.cells.conns.fetch_add(1, Relaxed);
-        if conf.max_conns != 0 && before >= conf.max_conns {
+        if params.max_conns != 0 && before >= params.max_conns {
             self.unclaim();
             return false;
         }
@@ -234,9 +255,9 @@ impl PeerState {
     }
 
     /// Records a failed attempt; the answer is whether the peer is now out of use.
-    pub(super) fn failed(&self, conf: &PeerConf, now_ms: u64) -> bool {
+    pub(super) fn failed(&self, params: &ServerParams, now_ms: u64) -> bool {
         self.cells.failures.fetch_add(1, Relaxed);
-        if conf.max_fails == 0 {
+        if params.max_fails == 0 {
             return false;
         }
         let before = self.cells.fails.fetch_add(1, Relaxed);
@@ -245,7 +266,7 @@ impl PeerState {
         }
         self.cells.accessed_ms.store(now_ms, Relaxed);
         self.cells.checked_ms.store(now_ms, Relaxed);
-        before + 1 >= conf.max_fails
+        before + 1 >= params.max_fails
     }
 
     /// Counts a failure that has no bearing on health (the only server of a group).
@@ -443,17 +464,11 @@ const UNUSED_MS: u64 = 1000;
 mod tests {
     use super::*;
 
-    fn conf(max_fails: u32, max_conns: u32) -> PeerConf {
-        PeerConf {
-            server: "a:80".into(),
-            name: "127.0.0.1:80".into(),
-            addr: PeerAddr::Inet("127.0.0.1:80".parse().unwrap()),
-            weight: 1,
+    fn params(max_fails: u32, max_conns: u32) -> ServerParams {
+        ServerParams {
             max_conns,
             max_fails,
-            fail_timeout_ms: 10_000,
-            backup: false,
-            down: false,
+            ..ServerParams::default()
         }
     }
 
@@ -476,17 +491,20 @@ mod tests {
 
     #[test]
     fn one_trial_after_fail_timeout_then_out_again() {
-        let conf = conf(1, 0);
+        let params = params(1, 0);
         let trouble = Arc::new(Trouble::default());
         let state = PeerState::new(trouble.clone());
-        assert!(state.claim(&conf, 100_000));
-        assert!(state.failed(&conf, 100_000));
+        assert!(state.claim(&params, 100_000));
+        assert!(state.failed(&params, 100_000));
         state.unclaim();
         assert!(!trouble.is_none());
-        assert!(state.is_failed(&conf, 110_000));
-        assert!(!state.is_failed(&conf, 110_001));
-        assert!(state.claim(&conf, 110_001));
-        assert!(state.is_failed(&conf, 110_002), "only one trial at a time");
+        assert!(state.is_failed(&params, 110_000));
+        assert!(!state.is_failed(&params, 110_001));
+        assert!(state.claim(&params, 110_001));
+        assert!(
+            state.is_failed(&params, 110_002),
+            "only one trial at a time"
+        );
         state.succeeded();
         state.unclaim();
         assert!(trouble.is_none());
@@ -495,26 +513,26 @@ mod tests {
 
     #[test]
     fn a_success_inside_the_window_does_not_clear() {
-        let conf = conf(3, 0);
+        let params = params(3, 0);
         let state = PeerState::new(Arc::new(Trouble::default()));
-        assert!(!state.failed(&conf, 50_000));
-        assert!(state.claim(&conf, 50_500));
+        assert!(!state.failed(&params, 50_000));
+        assert!(state.claim(&params, 50_500));
         state.succeeded();
         assert_eq!(state.fails(), 1);
-        assert!(state.claim(&conf, 60_001));
+        assert!(state.claim(&params, 60_001));
         state.succeeded();
         assert_eq!(state.fails(), 0);
     }
 
     #[test]
     fn max_conns_is_exact() {
-        let conf = conf(1, 2);
+        let params = params(1, 2);
         let state = PeerState::new(Arc::new(Trouble::default()));
-        assert!(state.claim(&conf, 1) && state.claim(&conf, 1));
-        assert!(state.is_full(&conf));
-        assert!(!state.claim(&conf, 1));
+        assert!(state.claim(&params, 1) && state.claim(&params, 1));
+        assert!(state.is_full(&params));
+        assert!(!state.claim(&params, 1));
         assert_eq!(state.conns(), 2);
         state.unclaim();
-        assert!(state.claim(&conf, 1));
+        assert!(state.claim(&params, 1));
     }
 }

@@ -18,7 +18,7 @@ use super::balance::{
     random, round_robin,
 };
 use super::keepalive::Keepalive;
-use super::peer::{Peer, PeerAddr, PeerConf, Registry, Trouble};
+use super::peer::{Peer, PeerAddr, PeerConf, Registry, ServerParams, Trouble};
 use super::times::Moment;
 
 /// How a group chooses. The key of the hashing methods comes with each request.
@@ -52,18 +52,8 @@ pub struct ServerSpec {
     pub name: Arc<str>,
     /// Its addresses.
     pub addrs: Vec<PeerAddr>,
-    /// `weight=`, at least 1.
-    pub weight: u32,
-    /// `max_conns=`; 0 means no limit.
-    pub max_conns: u32,
-    /// `max_fails=`; 0 means that failures are not counted.
-    pub max_fails: u32,
-    /// `fail_timeout=` in milliseconds.
-    pub fail_timeout_ms: u64,
-    /// `backup`
-    pub backup: bool,
-    /// `down`
-    pub down: bool,
+    /// Its parameters.
+    pub params: ServerParams,
 }
 
 /// One `upstream {}`, or the implicit one of an address in `proxy_pass`.
@@ -276,7 +266,7 @@ impl Group {
             peer.state.succeeded();
             return false;
         }
-        let is_out = peer.state.failed(&peer.conf, now_ms);
+        let is_out = peer.state.failed(&peer.conf.params, now_ms);
         if local.generation == pick.generation {
             let weights = if pick.on_backup {
                 &mut local.backup
@@ -385,12 +375,7 @@ impl ServerSpec {
         ServerSpec {
             name: name.into(),
             addrs,
-            weight: 1,
-            max_conns: 0,
-            max_fails: 1,
-            fail_timeout_ms: 10_000,
-            backup: false,
-            down: false,
+            params: ServerParams::default(),
         }
     }
 }
@@ -413,7 +398,7 @@ impl Peers {
                     conf: server.peer(addr),
                     state,
                 });
-                if server.backup {
+                if server.params.backup {
                     &mut backup
                 } else {
                     &mut primary
@@ -453,12 +438,7 @@ impl ServerSpec {
             server: self.name.clone(),
             name: addr.to_string().into(),
             addr: addr.clone(),
-            weight: self.weight,
-            max_conns: self.max_conns,
-            max_fails: self.max_fails,
-            fail_timeout_ms: self.fail_timeout_ms,
-            backup: self.backup,
-            down: self.down,
+            params: self.params,
         }
     }
 }
@@ -516,7 +496,7 @@ impl LocalState {
         }
         let weigh = |peer: &Arc<Peer>| {
             let known = known.get(&peer.state.serial()).copied();
-            known.unwrap_or(Weight::full(peer.conf.weight))
+            known.unwrap_or(Weight::full(peer.conf.params.weight))
         };
         let backup = peers.backup.as_ref().map_or(&[][..], PeerSet::list);
         self.primary = Weights::from_list(peers.primary.list().iter().map(weigh).collect());
@@ -603,7 +583,7 @@ impl Drop for Pick {
 
 fn pick_single(peers: &Peers) -> Option<Pick> {
     let peer = &peers.primary.list()[0];
-    let is_open = !peer.conf.down && peer.state.claim_single(&peer.conf);
+    let is_open = !peer.conf.params.down && peer.state.claim_single(&peer.conf.params);
     is_open.then(|| Pick::new(peers, &peers.primary, 0, false))
 }
 

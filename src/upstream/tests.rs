@@ -36,10 +36,11 @@ fn take(group: &Group, local: &mut LocalState, count: usize) -> Vec<String> {
 #[test]
 fn workers_share_limits_and_health() {
     let registry = Registry::new();
-    let limited = |port| ServerSpec {
-        max_conns: 2,
-        fail_timeout_ms: 5,
-        ..spec(port)
+    let limited = |port| {
+        let mut server = spec(port);
+        server.params.max_conns = 2;
+        server.params.fail_timeout_ms = 5;
+        server
     };
     let servers: Vec<_> = (1..=4).map(limited).collect();
     let group = Group::new(
@@ -162,10 +163,8 @@ fn a_request_survives_a_swap_between_two_tries() {
 #[test]
 fn a_pick_that_is_dropped_gives_its_place_back() {
     let registry = Registry::new();
-    let servers = [ServerSpec {
-        max_conns: 1,
-        ..spec(1)
-    }];
+    let mut servers = [spec(1)];
+    servers[0].params.max_conns = 1;
     let group = Group::new(
         &registry,
         "t",

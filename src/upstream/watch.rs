@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
-use super::peer::{PeerAddr, Registry};
+use super::peer::{PeerAddr, Registry, ServerParams};
 use super::pool::{Group, ServerSpec};
 use super::resolve::{ResolveError, Resolver, Service};
 
@@ -74,14 +74,17 @@ impl Watched {
                 return Some(spec);
             };
             // The lesser records of a backup server would be backups of backups.
-            let is_of_use = !(spec.backup && record.is_lesser);
+            let is_of_use = !(spec.params.backup && record.is_lesser);
             is_of_use.then(|| ServerSpec {
                 name: record.server.clone(),
-                weight: match spec.weight {
-                    1 => record.weight,
-                    given => given,
+                params: ServerParams {
+                    weight: match spec.params.weight {
+                        1 => record.weight,
+                        given => given,
+                    },
+                    backup: spec.params.backup || record.is_lesser,
+                    ..spec.params
                 },
-                backup: spec.backup || record.is_lesser,
                 ..spec
             })
         });
@@ -271,25 +274,27 @@ mod tests {
         let list = |spec: &ServerSpec| -> Vec<(String, u32, bool)> {
             watched(spec.clone(), &records)
                 .specs()
-                .map(|spec| (spec.name.to_string(), spec.weight, spec.backup))
+                .map(|spec| {
+                    (
+                        spec.name.to_string(),
+                        spec.params.weight,
+                        spec.params.backup,
+                    )
+                })
                 .collect()
         };
         assert_eq!(
             list(&spec),
             [("a:1".into(), 5, false), ("b:2".into(), 7, true)]
         );
-        let heavy = ServerSpec {
-            weight: 3,
-            ..spec.clone()
-        };
+        let mut heavy = spec.clone();
+        heavy.params.weight = 3;
         assert_eq!(
             list(&heavy),
             [("a:1".into(), 3, false), ("b:2".into(), 3, true)]
         );
-        let backup = ServerSpec {
-            backup: true,
-            ..spec
-        };
+        let mut backup = spec;
+        backup.params.backup = true;
         assert_eq!(list(&backup), [("a:1".into(), 5, true)]);
     }
 }

@@ -54,7 +54,10 @@ impl Ring {
         let mut servers: Vec<Vec<u32>> = Vec::new();
         let mut points = Vec::new();
         // What the name servers say has no bound; the file is checked when it is read.
-        let total: u64 = peers.iter().map(|peer| u64::from(peer.conf.weight)).sum();
+        let total: u64 = peers
+            .iter()
+            .map(|peer| u64::from(peer.conf.params.weight))
+            .sum();
         let excess = total.div_ceil(WEIGHT_MAX).max(1);
         for (index, peer) in peers.iter().enumerate() {
             let server = *names.entry(&peer.conf.server).or_insert_with(|| {
@@ -62,7 +65,7 @@ impl Ring {
                 servers.len() as u32 - 1
             });
             servers[server as usize].push(index as u32);
-            let weight = (u64::from(peer.conf.weight) / excess).max(1);
+            let weight = (u64::from(peer.conf.params.weight) / excess).max(1);
             add_points(&mut points, server, &peer.conf.server, weight);
         }
         // Stable, and the first of equal hashes stays: the server named first in the file.

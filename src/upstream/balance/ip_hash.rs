@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Steps, TRIES_MAX, View, round_robin};
+use super::{Steps, View, round_robin};
 
 /// The next peer for this client (`None`: it came over a unix socket), or `None` if none is open.
 pub fn pick(view: &mut View<'_>, steps: &mut Steps, client: Option<IpAddr>) -> Option<usize> {
@@ -14,21 +14,14 @@ pub fn pick(view: &mut View<'_>, steps: &mut Steps, client: Option<IpAddr>) -> O
     if view.set.len() < 2 {
         return round_robin::pick(view);
     }
-    while steps.tries <= TRIES_MAX {
+    view.search(steps, |steps, total| {
         steps.hash = match client {
             Some(IpAddr::V4(ip)) => fold(steps.hash, &ip.octets()[..3]),
             Some(IpAddr::V6(ip)) => fold(steps.hash, &ip.octets()),
             None => fold(steps.hash, &[0; 3]),
         };
-        let index = view
-            .set
-            .at_weight(u64::from(steps.hash) % view.set.total_weight());
-        if view.is_open(index) && view.claim(index) {
-            return Some(index);
-        }
-        steps.tries += 1;
-    }
-    round_robin::pick(view)
+        u64::from(steps.hash) % total
+    })
 }
 
 fn fold(hash: u32, octets: &[u8]) -> u32 {

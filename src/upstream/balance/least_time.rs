@@ -25,7 +25,7 @@ pub fn cost(view: &View<'_>, index: usize, by: LeastTime) -> u64 {
     if ms >= STEP_MS {
         // What was slow may have become fast: a peer that is not asked is taken for faster with
         // each `fail_timeout`, until it is asked.
-        let fail_timeout_ms = view.set.list[index].conf.fail_timeout_ms;
+        let fail_timeout_ms = view.set.list[index].conf.params.fail_timeout_ms;
         let unasked_ms = state.unasked_ms(view.now_ms);
         if unasked_ms > fail_timeout_ms {
             let halvings = unasked_ms / fail_timeout_ms.saturating_add(HALVING_MIN_MS);

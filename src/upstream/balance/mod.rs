@@ -88,16 +88,16 @@ impl PeerSet {
         let ends = list
             .iter()
             .map(|peer| {
-                total += u64::from(peer.conf.weight);
+                total += u64::from(peer.conf.params.weight);
                 total
             })
             .collect();
         PeerSet {
-            weights: list.iter().map(|peer| peer.conf.weight).collect(),
+            weights: list.iter().map(|peer| peer.conf.params.weight).collect(),
             states: list.iter().map(|peer| peer.state.clone()).collect(),
             ends,
-            any_down: list.iter().any(|peer| peer.conf.down),
-            any_limit: list.iter().any(|peer| peer.conf.max_conns != 0),
+            any_down: list.iter().any(|peer| peer.conf.params.down),
+            any_limit: list.iter().any(|peer| peer.conf.params.max_conns != 0),
             ring: consistent.then(|| consistent::Ring::new(&list)),
             list: list.into(),
         }
@@ -125,7 +125,10 @@ impl PeerSet {
 
     /// How many peers are not marked `down`: the tries a request may take among them.
     pub fn tries(&self) -> u32 {
-        self.list.iter().filter(|peer| !peer.conf.down).count() as u32
+        self.list
+            .iter()
+            .filter(|peer| !peer.conf.params.down)
+            .count() as u32
     }
 
     /// The peer that owns `point`, which is below the total weight.
@@ -164,7 +167,12 @@ impl Weights {
 
     /// Lowers the effective weight of a peer that failed, by its share of `max_fails`.
     pub(super) fn lower(&mut self, index: usize, peer: &Peer) {
-        if let Some(share) = peer.conf.weight.checked_div(peer.conf.max_fails) {
+        if let Some(share) = peer
+            .conf
+            .params
+            .weight
+            .checked_div(peer.conf.params.max_fails)
+        {
             let weight = &mut self.list()[index];
             weight.effective = (weight.effective - i64::from(share)).max(0);
         }
@@ -231,6 +239,24 @@ impl Tried {
 }
 
 impl View<'_> {
+    /// Claims the first open peer of those that own the points which `next` gives, each below the
+    /// total weight that it is told. When they are too often not open, weights decide.
+    fn search(
+        &mut self,
+        steps: &mut Steps,
+        mut next: impl FnMut(&mut Steps, u64) -> u64,
+    ) -> Option<usize> {
+        while steps.tries <= TRIES_MAX {
+            let point = next(steps, self.set.total_weight());
+            let index = self.set.at_weight(point);
+            if self.is_open(index) && self.claim(index) {
+                return Some(index);
+            }
+            steps.tries += 1;
+        }
+        round_robin::pick(self)
+    }
+
     /// Whether peer `index` may be chosen: not tried, not `down`, not failed, not full.
     fn is_open(&self, index: usize) -> bool {
         !self.tried.has(index) && (self.is_plain() || self.is_able(index))
@@ -248,16 +274,16 @@ impl View<'_> {
 
     fn is_able(&self, index: usize) -> bool {
         let peer = &*self.set.list[index];
-        !peer.conf.down
-            && (self.calm || !peer.state.is_failed(&peer.conf, self.now_ms))
-            && (!self.set.any_limit || !peer.state.is_full(&peer.conf))
+        !peer.conf.params.down
+            && (self.calm || !peer.state.is_failed(&peer.conf.params, self.now_ms))
+            && (!self.set.any_limit || !peer.state.is_full(&peer.conf.params))
     }
 
     /// Takes a place of peer `index` and marks it as tried, whether or not that worked.
     fn claim(&mut self, index: usize) -> bool {
         self.tried.set(index);
         let peer = &*self.set.list[index];
-        peer.state.claim(&peer.conf, self.now_ms)
+        peer.state.claim(&peer.conf.params, self.now_ms)
     }
 }
 

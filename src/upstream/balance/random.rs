@@ -9,14 +9,7 @@ pub fn pick(view: &mut View<'_>, steps: &mut Steps, rng: &mut fastrand::Rng) -> 
     if view.set.len() < 2 {
         return round_robin::pick(view);
     }
-    while steps.tries <= TRIES_MAX {
-        let index = draw(view, rng);
-        if view.is_open(index) && view.claim(index) {
-            return Some(index);
-        }
-        steps.tries += 1;
-    }
-    round_robin::pick(view)
+    view.search(steps, |_, total| rng.u64(..total))
 }
 
 /// The peer of the lesser `cost` for its weight, of two different random ones.

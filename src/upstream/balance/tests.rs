@@ -11,7 +11,7 @@ use super::least_time::LeastTime;
 use super::{Tried, View, Weights, round_robin};
 use crate::upstream::{
     Attempt, Group, Inputs, Keepalive, LocalState, Method, Moment, Outcome, PeerAddr, Registry,
-    ServerSpec,
+    ServerParams, ServerSpec,
 };
 
 mod least_time;
@@ -108,12 +108,14 @@ fn server(text: &str) -> ServerSpec {
     let mut spec = ServerSpec::new(&name, vec![PeerAddr::Inet(name.parse().unwrap())]);
     for word in words {
         match word.split_once('=') {
-            Some(("weight", n)) => spec.weight = n.parse().unwrap(),
-            Some(("max_fails", n)) => spec.max_fails = n.parse().unwrap(),
-            Some(("max_conns", n)) => spec.max_conns = n.parse().unwrap(),
-            Some(("fail_timeout", n)) => spec.fail_timeout_ms = n.parse::<u64>().unwrap() * 1000,
-            None if word == "down" => spec.down = true,
-            None if word == "backup" => spec.backup = true,
+            Some(("weight", n)) => spec.params.weight = n.parse().unwrap(),
+            Some(("max_fails", n)) => spec.params.max_fails = n.parse().unwrap(),
+            Some(("max_conns", n)) => spec.params.max_conns = n.parse().unwrap(),
+            Some(("fail_timeout", n)) => {
+                spec.params.fail_timeout_ms = n.parse::<u64>().unwrap() * 1000
+            }
+            None if word == "down" => spec.params.down = true,
+            None if word == "backup" => spec.params.backup = true,
             _ => panic!("{word}"),
         }
     }
@@ -292,10 +294,9 @@ fn hash_rehashes_until_round_robin_takes_over() {
 fn consistent_hash_chooses_what_nginx_chooses() {
     let mut list = servers("11 weight=5; 12! max_fails=0; 13 weight=2; 14 down");
     let local = "127.0.0.1:18200".parse().unwrap();
-    list.push(ServerSpec {
-        weight: 3,
-        ..ServerSpec::new("localhost:18200", vec![PeerAddr::Inet(local)])
-    });
+    let mut named = ServerSpec::new("localhost:18200", vec![PeerAddr::Inet(local)]);
+    named.params.weight = 3;
+    list.push(named);
     let path = std::path::PathBuf::from("/tmp/ngx-up/s.sock");
     list.push(ServerSpec::new(
         "unix:/tmp/ngx-up/s.sock",
@@ -396,15 +397,16 @@ fn any_servers() -> impl Strategy<Value = Vec<ServerSpec>> {
     );
     prop::collection::vec(one, 1..9).prop_map(|list| {
         let spec = |(n, (weight, max_conns, max_fails, down, backup)): (usize, _)| {
-            let base = server(&(n + 1).to_string());
-            ServerSpec {
+            let mut server = server(&(n + 1).to_string());
+            server.params = ServerParams {
                 weight,
                 max_conns,
                 max_fails,
                 down,
                 backup,
-                ..base
-            }
+                ..server.params
+            };
+            server
         };
         list.into_iter().enumerate().map(spec).collect()
     })
@@ -433,9 +435,10 @@ proptest! {
                 0..=4 => {
                     bench.attempt.reset(0);
                     let could = |peer: &crate::upstream::Peer| {
-                        !peer.conf.down
-                            && !peer.state.is_full(&peer.conf)
-                            && (peers.is_single() || !peer.state.is_failed(&peer.conf, now_ms))
+                        let (params, state) = (&peer.conf.params, &peer.state);
+                        !params.down
+                            && !state.is_full(params)
+                            && (peers.is_single() || !state.is_failed(params, now_ms))
                     };
                     let open = all.iter().filter(|peer| could(peer)).count();
                     let open_primary =
@@ -450,7 +453,7 @@ proptest! {
                         let serial = pick.peer().state.serial();
                         let at = all.iter().position(|peer| peer.state.serial() == serial).unwrap();
                         prop_assert!(before[at]);
-                        prop_assert!(!pick.peer().conf.backup || open_primary == 0);
+                        prop_assert!(!pick.peer().conf.params.backup || open_primary == 0);
                         held.push(pick);
                     }
                 }

@@ -64,17 +64,28 @@ fn every_parameter_reaches_the_peer() {
     let conf: Vec<_> = peers.all().map(|peer| peer.conf.clone()).collect();
     assert_eq!(&*conf[0].name, "127.0.0.1:81");
     assert_eq!(
-        (conf[0].weight, conf[0].max_conns, conf[0].max_fails),
+        (
+            conf[0].params.weight,
+            conf[0].params.max_conns,
+            conf[0].params.max_fails
+        ),
         (3, 4, 5)
     );
-    assert_eq!(conf[0].fail_timeout_ms, 60_000);
-    assert_eq!((&*conf[1].name, conf[1].down), ("unix:/run/a.sock", true));
+    assert_eq!(conf[0].params.fail_timeout_ms, 60_000);
     assert_eq!(
-        (conf[1].weight, conf[1].max_fails, conf[1].fail_timeout_ms),
+        (&*conf[1].name, conf[1].params.down),
+        ("unix:/run/a.sock", true)
+    );
+    assert_eq!(
+        (
+            conf[1].params.weight,
+            conf[1].params.max_fails,
+            conf[1].params.fail_timeout_ms
+        ),
         (1, 1, 10_000)
     );
     assert_eq!((&*conf[2].name, &*conf[2].server), ("[::1]:80", "[::1]"));
-    assert!(conf[2].backup && peers.backup.is_some());
+    assert!(conf[2].params.backup && peers.backup.is_some());
     assert_eq!(*upstream.group.keepalive(), Keepalive::DEFAULT);
     assert!(upstream.watch(Registry::global()).is_none());
 }

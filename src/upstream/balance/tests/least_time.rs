@@ -186,7 +186,7 @@ fn two_random_ones_are_compared_by_time() {
 fn model(peer: &Peer, by: LeastTime, waits: &[(u64, u64)], now_ms: u64) -> (u64, u64) {
     let state = &peer.state;
     let mut ms = state.average_ms(by.moment).unwrap_or(0);
-    let (idle_ms, timeout_ms) = (state.unasked_ms(now_ms), peer.conf.fail_timeout_ms);
+    let (idle_ms, timeout_ms) = (state.unasked_ms(now_ms), peer.conf.params.fail_timeout_ms);
     if idle_ms > timeout_ms {
         for _ in 0..(idle_ms / (timeout_ms + 1000)).min(64) {
             ms /= 2;
@@ -202,7 +202,7 @@ fn model(peer: &Peer, by: LeastTime, waits: &[(u64, u64)], now_ms: u64) -> (u64,
     }
     let step = (ms / 20 + 1) * 20;
     let cost = step.min(5000) * (1 + u64::from(state.conns()));
-    (cost, u64::from(peer.conf.weight))
+    (cost, u64::from(peer.conf.params.weight))
 }
 
 proptest! {
