@@ -1,11 +1,12 @@
 //! `$ssl_…`: what a connection with TLS is like, and the client's certificate.
 
 use aws_lc_rs::digest;
+use rustls::SignatureScheme;
 
 use super::{Secure, Secured};
 use crate::base::clock;
-use crate::tls::name;
 use crate::tls::x509::Certificate;
+use crate::tls::{Notes, name, offers};
 use crate::vars::Variable;
 
 /// The variables of this module, for `http` and `stream`: none has a value on a connection without
@@ -20,10 +21,10 @@ pub const fn variables<S: Secure>() -> [Variable<S>; 27] {
             session(s, out, |tls| tls.session.cipher.as_bytes())
         })
         .doc("Cipher in use, by OpenSSL's name."),
-        without(
-            "ssl_ciphers",
-            "No value: the client's ciphers are not kept.",
-        ),
+        Variable::new("ssl_ciphers", |s: &mut S, _, out| {
+            list(s, out, |notes| &notes.suites, offers::suite)
+        })
+        .doc("Ciphers that the client offers, by OpenSSL's names, others as numbers."),
         Variable::new("ssl_client_cert", |s: &mut S, _, out| {
             client_pem(s, out, true)
         })
@@ -61,7 +62,10 @@ pub const fn variables<S: Secure>() -> [Variable<S>; 27] {
             client(s, |own| name::write_serial(own, out))
         })
         .doc("Serial number of the client's certificate."),
-        without("ssl_client_sigalg", "No value: it is not kept."),
+        Variable::new("ssl_client_sigalg", |s: &mut S, _, out| {
+            signature(s, out, |notes| notes.peer_signature)
+        })
+        .doc("What the client has signed with, if it has a certificate."),
         Variable::new("ssl_client_v_end", |s: &mut S, _, out| {
             client(s, |own| name::write_time(own.not_after, out))
         })
@@ -82,10 +86,13 @@ pub const fn variables<S: Secure>() -> [Variable<S>; 27] {
             session(s, out, |tls| tls.session.curve.as_bytes())
         })
         .doc("Group of the key exchange."),
-        without("ssl_curves", "No value: the client's groups are not kept."),
+        Variable::new("ssl_curves", |s: &mut S, _, out| {
+            list(s, out, |notes| &notes.groups, offers::group)
+        })
+        .doc("Groups for key exchange that the client offers, others as numbers."),
         without(
             "ssl_early_data",
-            "No value: requests in early data wait for the end of the handshake.",
+            "No value: no request is worked on before the handshake is complete.",
         ),
         without("ssl_ech_outer_server_name", "No value: there is no ECH."),
         without("ssl_ech_status", "No value: there is no ECH."),
@@ -97,12 +104,20 @@ pub const fn variables<S: Secure>() -> [Variable<S>; 27] {
             session(s, out, |tls| tls.session.server_name.as_bytes())
         })
         .doc("Server name the client asked for in the handshake."),
-        without("ssl_session_id", "No value: rustls keeps it to itself."),
+        Variable::new("ssl_session_id", |s: &mut S, _, out| {
+            let id = s.secured().map(|tls| tls.session.id.as_bytes());
+            name::write_hex(id.unwrap_or_default(), false, out);
+            id.is_some_and(|id| !id.is_empty())
+        })
+        .doc("What the session is known by; in TLS 1.3, something unique to the connection."),
         Variable::new("ssl_session_reused", |s: &mut S, _, out| {
             session(s, out, |tls| if tls.session.reused { b"r" } else { b"." })
         })
         .doc("r for a resumed session, otherwise a dot."),
-        without("ssl_sigalg", "No value: it is not kept."),
+        Variable::new("ssl_sigalg", |s: &mut S, _, out| {
+            signature(s, out, |notes| notes.signature)
+        })
+        .doc("What was signed with for the client."),
     ]
 }
 
@@ -122,6 +137,42 @@ fn session<'e>(
     let value = fact(tls);
     out.extend_from_slice(value);
     !value.is_empty()
+}
+
+/// Appends names for what the client offers, with colons between them.
+fn list(
+    s: &impl Secure,
+    out: &mut Vec<u8>,
+    offered: impl Fn(&Notes) -> &[u16],
+    name: impl Fn(u16) -> Option<&'static str>,
+) -> bool {
+    let offered = s.secured().map(|tls| offered(&tls.session.notes));
+    let offered = offered.unwrap_or_default();
+    for (at, &number) in offered.iter().enumerate() {
+        if at > 0 {
+            out.push(b':');
+        }
+        match name(number) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => {
+                out.extend_from_slice(b"0x");
+                name::write_hex(&number.to_be_bytes(), false, out);
+            }
+        }
+    }
+    !offered.is_empty()
+}
+
+/// Appends the name of a signature algorithm.
+fn signature(
+    s: &impl Secure,
+    out: &mut Vec<u8>,
+    scheme: impl Fn(&Notes) -> Option<SignatureScheme>,
+) -> bool {
+    let scheme = s.secured().and_then(|tls| scheme(&tls.session.notes));
+    let name = scheme.map_or("", offers::signature);
+    out.extend_from_slice(name.as_bytes());
+    !name.is_empty()
 }
 
 fn client_der(s: &impl Secure, write: impl FnOnce(&[u8])) -> bool {

@@ -12,6 +12,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::key;
+use super::notes::{self, Noting};
 use super::ocsp::Staple;
 use super::x509::Certificate;
 
@@ -91,7 +92,7 @@ pub fn certified(
     if own.is_some_and(|own| own != leaf.key) {
         return Err(Problem::Key("it is not the key of the certificate".into()));
     }
-    Ok(CertifiedKey::new(chain, key))
+    Ok(CertifiedKey::new(chain, Arc::new(Noting(key))))
 }
 
 /// The public key in a `SubjectPublicKeyInfo`.
@@ -127,6 +128,7 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        notes::offered(&hello);
         let chosen = self.choose(&hello);
         let staple = self.staples.get(chosen).and_then(Option::as_ref);
         let with_response = staple.and_then(|staple| staple.current());

@@ -1,5 +1,5 @@
-//! Handshakes: bytes in, bytes out, and at the end a record layer. [`Handshake`] is a server's side;
-//! a client's is in [`client`](super::client).
+//! Handshakes: bytes in, bytes out, and at the end a record layer. [`Handshake`] is a server's
+//! side; a client's is in [`client`](super::client).
 
 use rustls::client::ClientConnectionData;
 use rustls::pki_types::CertificateDer;
@@ -11,6 +11,7 @@ use rustls::unbuffered::{
 use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
 
 use super::cipher;
+use super::notes::{self, Notes};
 use super::record::{Keys, Records};
 use super::server::Server;
 
@@ -20,6 +21,8 @@ pub struct Handshake {
     server_name: Box<str>,
     record_max: usize,
     unread: Unread,
+    notes: Notes,
+    session_id: SessionId,
 }
 
 /// What the peer has sent behind its side of the handshake.
@@ -57,6 +60,67 @@ pub struct Session {
     pub reused: bool,
     /// The peer's certificate and what it sent with it.
     pub certificates: Vec<CertificateDer<'static>>,
+    /// What else was noted of the handshake; of a server's side alone.
+    pub notes: Notes,
+    /// What it is known by; of a server's side alone.
+    pub id: SessionId,
+}
+
+/// What a session is known by: its number in TLS 1.2, which may be empty. In TLS 1.3 sessions have
+/// none, so it is what is unique to the handshake.
+#[derive(Clone, Copy, Default)]
+pub struct SessionId {
+    bytes: [u8; 32],
+    length: u8,
+}
+
+impl SessionId {
+    /// Its octets.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// From the ServerHello that begins what is sent, if it does.
+    fn in_flight(records: &[u8]) -> Option<SessionId> {
+        const HANDSHAKE: u8 = 22;
+        const SERVER_HELLO: u8 = 2;
+        const LEGACY_VERSION: [u8; 2] = [3, 3];
+        // Record and message have headers of 5 and 4 bytes.
+        let (header, hello) = records.split_at_checked(9)?;
+        if header[0] != HANDSHAKE || header[5] != SERVER_HELLO {
+            return None;
+        }
+        let (version, rest) = hello.split_at_checked(2)?;
+        let (random, rest) = rest.split_at_checked(32)?;
+        let (&length, rest) = rest.split_first()?;
+        let (id, rest) = rest.split_at_checked(usize::from(length))?;
+        // Behind suite and compression, TLS 1.3 has a list of extensions with its version.
+        let extensions = rest.get(5..).unwrap_or_default();
+        let is_13 = version == LEGACY_VERSION && has_version_13(extensions);
+        let mut bytes = [0; 32];
+        let id = if is_13 { random } else { id };
+        bytes.get_mut(..id.len())?.copy_from_slice(id);
+        Some(SessionId {
+            bytes,
+            length: id.len() as u8,
+        })
+    }
+}
+
+/// Whether TLS 1.3 is what these extensions of a ServerHello choose.
+fn has_version_13(mut extensions: &[u8]) -> bool {
+    const SUPPORTED_VERSIONS: [u8; 2] = [0, 43];
+    while let Some((header, rest)) = extensions.split_at_checked(4) {
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let Some((data, rest)) = rest.split_at_checked(length) else {
+            return false;
+        };
+        if header[..2] == SUPPORTED_VERSIONS {
+            return data == [3, 4];
+        }
+        extensions = rest;
+    }
+    false
 }
 
 impl Session {
@@ -76,6 +140,8 @@ impl Session {
             alpn: conn.alpn_protocol().unwrap_or_default().into(),
             reused: conn.handshake_kind() == Some(HandshakeKind::Resumed),
             certificates: certificates.to_vec(),
+            notes: Notes::default(),
+            id: SessionId::default(),
         })
     }
 }
@@ -104,6 +170,8 @@ impl Handshake {
             server_name: name.into(),
             record_max: server.record_max,
             unread: Unread::default(),
+            notes: Notes::default(),
+            session_id: SessionId::default(),
         })
     }
 
@@ -113,7 +181,13 @@ impl Handshake {
     /// # Errors
     /// The handshake has failed.
     pub fn advance(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, Error> {
-        drive(&mut self.conn, &mut self.unread, input, out)
+        let start = out.len();
+        let (conn, unread) = (&mut self.conn, &mut self.unread);
+        let progress = notes::keeping(&mut self.notes, || drive(conn, unread, input, out));
+        if let Some(id) = SessionId::in_flight(&out[start..]) {
+            self.session_id = id;
+        }
+        progress
     }
 
     /// Leaves the handshake when it is done. What is left in the `input` of [`Handshake::advance`]
@@ -122,7 +196,9 @@ impl Handshake {
     /// # Errors
     /// It is not done.
     pub fn finish(self) -> Result<Established, Error> {
-        let session = Session::of(&self.conn, self.server_name)?;
+        let mut session = Session::of(&self.conn, self.server_name)?;
+        session.notes = self.notes;
+        session.id = self.session_id;
         let (secrets, keys) = self.conn.dangerous_into_kernel_connection()?;
         let keys = Keys::Server(Box::new(keys));
         Ok(Established {

@@ -15,11 +15,11 @@ use rustls::{
 };
 
 use super::cert::Certificates;
-use super::cipher;
 use super::ocsp::Staple;
 use super::session::{Cache, Tickets};
 use super::verify::Trust;
 use super::x509::Certificate;
+use super::{cipher, notes};
 
 /// What a server demands of its clients and offers them.
 pub struct Settings {
@@ -191,6 +191,7 @@ impl ClientCertVerifier for Ask {
         own: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        notes::signed_by_peer(signature.scheme);
         verify_signature(&self.algorithms, message, own, signature, false)
     }
 
@@ -200,6 +201,7 @@ impl ClientCertVerifier for Ask {
         own: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        notes::signed_by_peer(signature.scheme);
         verify_signature(&self.algorithms, message, own, signature, true)
     }
 

@@ -58,3 +58,4 @@ mod tidy;
 mod tls_client_certificate;
 mod tls_ocsp;
 mod tls_server;
+mod tls_variables;
