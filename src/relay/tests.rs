@@ -3,16 +3,13 @@
 mod endings;
 mod switches;
 
-use std::net::{Ipv4Addr, Shutdown, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
-use crate::ring::{
-    self, Addr, Buffers, Class, ConnectOpts, EngineConf, Expect, JoinHandle, Listener, connect,
-    spawn, start, usage,
-};
+use crate::ring::testing::*;
+use crate::ring::{self, Buffers, Class, EngineConf, Expect, JoinHandle, spawn, start, usage};
 
 const CONF: Conf = Conf {
     idle_ms: 10_000,
@@ -40,16 +37,6 @@ fn run<T>(main: impl Future<Output = T>) -> T {
         sweep: Duration::from_millis(5),
     };
     start(&conf, main).unwrap()
-}
-
-/// Two ends of a TCP connection.
-async fn tcp_pair() -> (Socket, Socket) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let addr = Addr::Inet(listener.local_addr().unwrap());
-    let mut listener = Listener::from_fd(OwnedFd::from(listener)).unwrap();
-    let client = connect(&addr, &ConnectOpts::default()).await.unwrap();
-    let (server, _) = listener.next().await.unwrap();
-    (client, server)
 }
 
 /// What a relay under way shares with its test.
@@ -118,37 +105,7 @@ async fn hears(socket: &Socket, bytes: &[u8]) {
     );
 }
 
-async fn ends(socket: &Socket) {
-    let chunk = socket.recv(Expect::Now, Class::Small).await.unwrap();
-    assert!(chunk.is_empty(), "instead of the end: {chunk:?}");
-}
-
 async fn is_reset(socket: &Socket) {
     let error = socket.recv(Expect::Now, Class::Small).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-}
-
-async fn receive_all(socket: &Socket) -> Vec<u8> {
-    let mut all = Vec::new();
-    loop {
-        let chunk = socket.recv(Expect::Now, Class::Large).await.unwrap();
-        if chunk.is_empty() {
-            return all;
-        }
-        all.extend_from_slice(&chunk);
-    }
-}
-
-/// Bytes of which no part looks like another.
-fn noise(seed: u64, count: usize) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    (0..count).map(|_| random.u8(..)).collect()
-}
-
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let end = clock::now_ms() + 5000;
-    while !condition() {
-        assert!(clock::now_ms() < end, "{what}: {:?}", usage());
-        ring::sleep(Duration::from_millis(1)).await;
-    }
 }

@@ -32,6 +32,8 @@ mod socket;
 mod splice;
 mod stream;
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use addr::Addr;

@@ -1,7 +1,7 @@
 //! Datagrams: batches, addresses, errors, deadlines.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 
 use super::*;
@@ -35,7 +35,7 @@ fn datagrams_keep_their_bounds_in_both_directions() {
     run(async {
         let (server, addr) = bound(Ipv4Addr::LOCALHOST);
         let near = upstream(addr);
-        let sent: Vec<Vec<u8>> = sizes.iter().map(|&size| noise(size)).collect();
+        let sent: Vec<Vec<u8>> = sizes.iter().map(|&size| noise(7, size)).collect();
         let (count, result) = near.send(sent.iter().map(Vec::as_slice));
         result.unwrap();
         assert_eq!(count, sizes.len());

@@ -15,7 +15,7 @@ const LIMITS: SpliceLimits = SpliceLimits {
 #[test]
 fn a_body_is_moved_exactly() {
     run(async {
-        let bytes = noise(10 << 20);
+        let bytes = noise(7, 10 << 20);
         let (source, from) = tcp_pair().await;
         let (to, sink) = tcp_pair().await;
         let expected = bytes.clone();
@@ -137,7 +137,7 @@ fn limits_are_kept_on_both_sides() {
 fn a_file_without_a_name_is_written_read_and_sent() {
     run(async {
         let file = File::temporary(&std::env::temp_dir()).await.unwrap();
-        let bytes = noise(3 << 20);
+        let bytes = noise(7, 3 << 20);
         let (written, back) = file.write_at(bytes.clone(), 0).await;
         assert_eq!(written.unwrap(), bytes.len());
         let chunk = Chunk::copy_of(b"patch");
@@ -191,7 +191,7 @@ fn a_stall_hands_back_what_is_in_the_pipe() {
     run(async {
         let (source, from) = tcp_pair().await;
         let (to, sink) = tcp_pair().await;
-        let expected = noise(16 << 20);
+        let expected = noise(7, 16 << 20);
         let count = expected.len() as u64;
         let sent = source.send(expected.clone());
         let limits = SpliceLimits {

@@ -69,7 +69,7 @@ fn bulk_ends_a_stream() {
     run(async {
         let (one, other) = tcp_pair().await;
         calm(&one, &other).await;
-        let bytes = noise(300_000);
+        let bytes = noise(7, 300_000);
         let sent = one.send(bytes.clone());
         let mut all = Vec::new();
         while all.len() < bytes.len() {
@@ -166,7 +166,7 @@ fn bytes_come_in_order_through_all_changes() {
         run(async move {
             let mut random = fastrand::Rng::with_seed(seed);
             let (one, other) = tcp_pair().await;
-            let bytes = noise(60_000);
+            let bytes = noise(7, 60_000);
             let mut rest = bytes.clone();
             let mut sizes = random.fork();
             let writer = spawn(async move {

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::least_time::LeastTime;
 use super::{Tried, View, Weights, round_robin};
 use crate::upstream::{
-    Attempt, Group, Inputs, Keepalive, LocalState, Method, Moment, Outcome, PeerAddr, Registry,
-    ServerParams, ServerSpec,
+    Attempt, Group, Inputs, Keepalive, LocalState, Method, Moment, Outcome, PeerAddr, Pick,
+    Registry, ServerParams, ServerSpec,
 };
 
 mod least_time;
@@ -73,6 +73,28 @@ impl Bench {
             .map(|_| self.request("", None))
             .collect::<Vec<_>>()
             .join(" ")
+    }
+
+    /// Picks of requests that all go on.
+    fn hold(&mut self, count: usize) -> Vec<Pick> {
+        let inputs = Inputs {
+            key: b"",
+            client: None,
+            now_ms: 1,
+        };
+        let mut pick = || {
+            self.attempt.reset(0);
+            let (attempt, local) = (&mut self.attempt, &mut self.local);
+            self.group.pick(attempt, local, &inputs, &mut self.rng)
+        };
+        (0..count).filter_map(|_| pick()).collect()
+    }
+
+    /// How many requests each server has.
+    fn conns(&self) -> Vec<u32> {
+        let peers = self.group.peers();
+        let list = peers.primary.list().iter();
+        list.map(|peer| peer.state.conns()).collect()
     }
 
     /// Checks a table of `key=path` entries.
@@ -204,37 +226,10 @@ fn least_conn_breaks_ties_as_nginx_does() {
 #[test]
 fn least_conn_fills_by_weight() {
     let mut bench = Bench::new(Method::LeastConn, &servers("11 weight=3; 12; 13 weight=2"));
-    let inputs = Inputs {
-        key: b"",
-        client: None,
-        now_ms: 1,
-    };
-    let mut held = Vec::new();
-    for _ in 0..60 {
-        bench.attempt.reset(0);
-        held.extend(bench.group.pick(
-            &mut bench.attempt,
-            &mut bench.local,
-            &inputs,
-            &mut bench.rng,
-        ));
-    }
-    let peers = bench.group.peers();
-    let conns: Vec<_> = peers
-        .primary
-        .list()
-        .iter()
-        .map(|peer| peer.state.conns())
-        .collect();
-    assert_eq!(conns, [30, 10, 20]);
+    let held = bench.hold(60);
+    assert_eq!(bench.conns(), [30, 10, 20]);
     drop(held);
-    assert!(
-        peers
-            .primary
-            .list()
-            .iter()
-            .all(|peer| peer.state.conns() == 0)
-    );
+    assert_eq!(bench.conns(), [0; 3]);
 }
 
 #[test]
@@ -331,29 +326,8 @@ fn random_follows_the_weights_and_two_prefers_the_idler() {
     assert!((1500..1700).contains(&hits), "{hits} of 2000");
 
     let mut bench = Bench::new(Method::RandomTwo, &servers("11; 12"));
-    let inputs = Inputs {
-        key: b"",
-        client: None,
-        now_ms: 1,
-    };
-    let mut held = Vec::new();
-    for _ in 0..100 {
-        bench.attempt.reset(0);
-        held.extend(bench.group.pick(
-            &mut bench.attempt,
-            &mut bench.local,
-            &inputs,
-            &mut bench.rng,
-        ));
-    }
-    let peers = bench.group.peers();
-    let conns: Vec<_> = peers
-        .primary
-        .list()
-        .iter()
-        .map(|peer| peer.state.conns())
-        .collect();
-    assert_eq!(conns, [50, 50]);
+    let _held = bench.hold(100);
+    assert_eq!(bench.conns(), [50, 50]);
 }
 
 #[test]
