@@ -440,6 +440,8 @@ pub struct Exchange {
     pub proxy_host: Vec<u8>,
     /// `$proxy_port`, set when a `proxy_pass` runs.
     pub proxy_port: u16,
+    /// The upstream's servers speak TLS. Set when a `proxy_pass` runs.
+    pub proxy_secure: bool,
     /// URI that a `proxy_pass` with variables gives; empty: the request's own.
     pub proxy_uri: Vec<u8>,
     /// Index of the upstream group in use.
@@ -502,6 +504,7 @@ impl Exchange {
             upstream: Vec::new(),
             proxy_host: Vec::new(),
             proxy_port: 0,
+            proxy_secure: false,
             proxy_uri: Vec::new(),
             group: 0,
             upstream_method: Method::default(),
@@ -648,7 +651,11 @@ impl crate::observe::Context for LogContext<'_> {
 
 impl Exchange {
     fn write_upstream_url(&self, name: &str, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"http://");
+        let scheme: &[u8] = match self.proxy_secure {
+            true => b"https://",
+            false => b"http://",
+        };
+        out.extend_from_slice(scheme);
         out.extend_from_slice(name.as_bytes());
         if name.starts_with("unix:") {
             out.push(b':');

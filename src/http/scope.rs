@@ -80,7 +80,7 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 20] {
+pub fn tables() -> [&'static [Row<Scope>]; 21] {
     [
         core::ROWS,
         server::ROWS,
@@ -96,6 +96,7 @@ pub fn tables() -> [&'static [Row<Scope>]; 20] {
         gzip::ROWS,
         rewrite::ROWS,
         proxy::conf::COMMON_ROWS,
+        proxy::conf::SSL_ROWS,
         proxy::conf::ROWS,
         statics::ROWS,
         map::ROWS,

@@ -145,7 +145,7 @@ impl<B: Payload> Drop for Send<B> {
 }
 
 /// As much as there is room for, without waiting.
-fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: the kernel reads the bytes before the call returns.
     let count = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };

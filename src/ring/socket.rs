@@ -14,7 +14,7 @@ use super::engine;
 use super::op::Op;
 use super::poll::Readiness;
 use super::recv::{Class, Expect, Recv};
-use super::send::{Payload, Send};
+use super::send::{Payload, Send, send_now};
 use super::slots::{ABANDONED, FIRED, NEVER, NONBLOCKING, READ_ONLY, SlotRef};
 use super::stream::NO_STREAM;
 
@@ -60,6 +60,12 @@ impl Socket {
     /// the error. Submitted at once; may be kept and awaited later.
     pub fn send<B: Payload>(&self, payload: B) -> Send<B> {
         Send::submit(self.slot().share(), payload)
+    }
+
+    /// Sends before the socket is dropped what there is room for at once, with no send under way:
+    /// a farewell that may be lost.
+    pub fn send_farewell(&self, bytes: &[u8]) {
+        let _ = send_now(self.raw_fd(), bytes);
     }
 
     /// Waits until there is something to receive, an end or an error included.

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use rustls::crypto::SupportedKxGroup;
+use rustls::Error;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use rustls::{Error, SupportedCipherSuite};
 
 use super::Dynamic;
-use super::conf::{Common, Conf, Protocols, Verify};
+use super::conf::{Common, Conf, Verify};
+use super::crypto::Spelled;
 use super::directives::{BuiltinCache, Raw};
-use crate::config::{ConfigError, Reader, Result, Span, Word, value};
+use crate::config::{ConfigError, Reader, Result, Span, Word};
 use crate::observe::os_error;
 use crate::tls::cert::{self, Problem};
 use crate::tls::ocsp::Kept;
 use crate::tls::session::{Cache, Context, TicketKey, Tickets};
 use crate::tls::verify::Trust;
-use crate::tls::{Server, Settings, cipher, crl, key, server};
+use crate::tls::{Server, Settings, crl, key, server};
 use crate::vars::{Subject, Template, Variables};
 
 /// Early data that is taken of a connection, in bytes (as nginx with OpenSSL).
@@ -47,17 +47,6 @@ pub struct Own {
     pub record_max: usize,
     /// Whether early data is taken.
     pub early_data: bool,
-}
-
-/// What `ssl_conf_command` changes.
-#[derive(Default)]
-struct Commands {
-    ciphers: Option<Word>,
-    suites13: Option<Word>,
-    groups: Option<Word>,
-    tickets: Option<u64>,
-    prefer_own: Option<bool>,
-    session_ticket: Option<bool>,
 }
 
 impl Raw {
@@ -148,10 +137,7 @@ impl Raw {
 
     /// The lines of `ssl_password_file`.
     fn passphrases(&self) -> Vec<Vec<u8>> {
-        match &self.password_file {
-            Some(path) => key::passphrases(&cert::read(path).unwrap_or_default()),
-            None => Vec::new(),
-        }
+        passphrases(self.password_file.as_deref())
     }
 
     fn certificates<S: Subject>(
@@ -160,35 +146,9 @@ impl Raw {
         c: &mut Compiler<'_, '_, S>,
     ) -> Result<Vec<Arc<CertifiedKey>>> {
         let passphrases = self.passphrases();
-        let provider = server::provider();
         let mut loaded = Vec::with_capacity(pairs.len());
         for (certificate, key) in pairs {
-            let files = (
-                file(certificate, "certificate", c)?,
-                file(key, "certificate key", c)?,
-            );
-            let known = c.common.certificates.get(&files).cloned();
-            let one = match known {
-                Some(known) => known,
-                None => {
-                    let chain = read(&files.0, "certificate", certificate)?;
-                    let secret = read(&files.1, "certificate key", key)?;
-                    let one = cert::certified(&chain, &secret, &passphrases, &provider);
-                    let one = one.map_err(|problem| match problem {
-                        Problem::Certificate(why) => {
-                            cannot_load("certificate", certificate, &files.0, &why)
-                        }
-                        Problem::Key(why) => {
-                            let why = format!("{why} (certificate \"{}\")", files.0.display());
-                            cannot_load("certificate key", key, &files.1, &why)
-                        }
-                    })?;
-                    let one = Arc::new(one);
-                    c.common.certificates.insert(files, Arc::clone(&one));
-                    one
-                }
-            };
-            loaded.push(one);
+            loaded.push(load_pair(certificate, key, &passphrases, c)?);
         }
         self.staple(loaded, c)
     }
@@ -218,113 +178,29 @@ impl Raw {
         settings: &mut Settings,
         c: &mut Compiler<'_, '_, S>,
     ) -> Result<()> {
-        let mut protocols = self.protocols.unwrap_or(Protocols::DEFAULT);
-        let commands = self.commands(&mut protocols, c)?;
-        let version = |name: &str| Protocols::named(name.as_bytes()).unwrap_or_default();
-        settings.tls12 = protocols.has(version("TLSv1.2"));
-        settings.tls13 = protocols.has(version("TLSv1.3"));
-        if !settings.tls12 && !settings.tls13 {
-            let message = "no protocol in \"ssl_protocols\" that ringway speaks";
-            return Err(ConfigError::bare(message).help("it speaks TLSv1.2 and TLSv1.3"));
-        }
-        let mut suites = match &commands.suites13 {
-            Some(word) => self.suites13(word, c),
-            None => cipher::all_suites13(),
+        let spelled = Spelled {
+            prefix: "ssl",
+            protocols: self.protocols,
+            ciphers: self.ciphers.as_ref(),
+            default_ciphers: "HIGH:!aNULL:!MD5",
+            groups: self.ecdh_curve.as_ref(),
+            commands: self.conf_commands.as_deref().unwrap_or_default(),
         };
-        settings.tls13 &= !suites.is_empty();
-        suites.extend(self.suites12(commands.ciphers.as_ref().or(self.ciphers.as_ref()), c)?);
-        settings.suites = suites;
-        settings.prefer_own = commands
-            .prefer_own
-            .or(self.prefer_server_ciphers)
-            .unwrap_or(false);
-        if let Some(word) = commands.groups.as_ref().or(self.ecdh_curve.as_ref()) {
-            settings.groups = groups(word, c)?;
-        }
-        if let Some(count) = commands.tickets {
+        let crypto = spelled.compile(c)?;
+        (settings.tls12, settings.tls13) = (crypto.tls12, crypto.tls13);
+        (settings.suites, settings.groups) = (crypto.suites, crypto.groups);
+        let own = crypto.prefer_own.or(self.prefer_server_ciphers);
+        settings.prefer_own = own.unwrap_or(false);
+        if let Some(count) = crypto.tickets {
             settings.ticket_count = count.min(16) as usize;
         }
-        if commands.session_ticket == Some(false) {
+        if crypto.session_ticket == Some(false) {
             settings.ticket_count = 0;
         }
         if let Some((word, path)) = named(&self.dhparam, c) {
             read(&path, "file", word)?;
         }
         Ok(())
-    }
-
-    fn suites12<S: Subject>(
-        &self,
-        word: Option<&Word>,
-        c: &mut Compiler<'_, '_, S>,
-    ) -> Result<Vec<SupportedCipherSuite>> {
-        let Some(word) = word else {
-            return Ok(cipher::suites("HIGH:!aNULL:!MD5").items);
-        };
-        let chosen = cipher::suites(&word.text());
-        if chosen.items.is_empty() {
-            let message = format!("no cipher in \"{}\" that ringway has", word.text());
-            return Err(ConfigError::at(word.span, message)
-                .help("it has those with ECDHE and AES-GCM or CHACHA20-POLY1305"));
-        }
-        without_meaning(c, word, &chosen.without_meaning);
-        Ok(chosen.items)
-    }
-
-    fn suites13<S: Subject>(
-        &self,
-        word: &Word,
-        c: &mut Compiler<'_, '_, S>,
-    ) -> Vec<SupportedCipherSuite> {
-        let chosen = cipher::suites13(&word.text());
-        without_meaning(c, word, &chosen.without_meaning);
-        chosen.items
-    }
-
-    /// `ssl_conf_command`
-    fn commands<S: Subject>(
-        &self,
-        protocols: &mut Protocols,
-        c: &mut Compiler<'_, '_, S>,
-    ) -> Result<Commands> {
-        let mut commands = Commands::default();
-        for (name, given) in self.conf_commands.iter().flatten() {
-            let is_it = |known: &&&str| known.as_bytes().eq_ignore_ascii_case(&name.bytes);
-            let failed = |why: &str| {
-                let (shown, value) = (name.text(), given.text());
-                let message = format!("SSL_CONF_cmd(\"{shown}\", \"{value}\") failed: {why}");
-                Err(ConfigError::at(name.span, message))
-            };
-            let Some(known) = COMMANDS.iter().find(is_it) else {
-                return failed("unknown name");
-            };
-            match *known {
-                "CipherString" => commands.ciphers = Some(given.clone()),
-                "Ciphersuites" => commands.suites13 = Some(given.clone()),
-                "Curves" | "Groups" => commands.groups = Some(given.clone()),
-                "NumTickets" => match value::parse_number(&given.bytes) {
-                    Some(count) => commands.tickets = Some(count),
-                    None => return failed("no number"),
-                },
-                "MinProtocol" | "MaxProtocol" => {
-                    let Some(version) = Protocols::named(&given.bytes) else {
-                        return failed("unknown version");
-                    };
-                    protocols.retain(if *known == "MinProtocol" {
-                        version.from()
-                    } else {
-                        version.up_to()
-                    });
-                }
-                "Protocol" => set_protocols(&given.text(), protocols),
-                "Options" => set_options(&given.text(), &mut commands),
-                _ => {
-                    let message = format!("\"ssl_conf_command {known}\" has no effect in ringway");
-                    remark(c, name.span, message);
-                }
-            }
-        }
-        Ok(commands)
     }
 
     /// Who may have signed the certificates of clients. The authorities are those of OCSP responses
@@ -349,13 +225,7 @@ impl Raw {
         };
         let told = load(client)?;
         let trusted = load(trusted)?;
-        let revoked = match named(&self.crl, c) {
-            Some((word, path)) => {
-                let lists = crl::parse(&read(&path, "file", word)?);
-                Some(lists.map_err(|why| cannot_load("file", word, &path, &why))?)
-            }
-            None => None,
-        };
+        let revoked = revoked(&self.crl, c)?;
         let authorities: Vec<_> = told.iter().chain(&trusted).cloned().collect();
         let responders = Arc::new(Trust {
             authorities: authorities.clone(),
@@ -434,57 +304,6 @@ impl Raw {
     }
 }
 
-fn set_protocols(list: &str, protocols: &mut Protocols) {
-    for (index, word) in list.split(',').map(str::trim).enumerate() {
-        let (adds, name) = match word.as_bytes().first() {
-            Some(b'-') => (false, &word[1..]),
-            Some(b'+') => (true, &word[1..]),
-            _ => (true, word),
-        };
-        if index == 0 && name.len() == word.len() {
-            *protocols = Protocols::default();
-        }
-        let named = match name {
-            "ALL" => Some(Protocols::DEFAULT),
-            _ => Protocols::named(name.as_bytes()),
-        };
-        match named {
-            Some(named) if adds => drop(protocols.add(named)),
-            Some(named) => protocols.remove(named),
-            None => {}
-        }
-    }
-}
-
-fn set_options(list: &str, commands: &mut Commands) {
-    for word in list.split(',').map(str::trim) {
-        let on = !word.starts_with('-');
-        match word.trim_start_matches(['-', '+']) {
-            "ServerPreference" => commands.prefer_own = Some(on),
-            "SessionTicket" => commands.session_ticket = Some(on),
-            // The others ask for what is always so, or is never done.
-            _ => {}
-        }
-    }
-}
-
-fn groups<S: Subject>(
-    word: &Word,
-    c: &mut Compiler<'_, '_, S>,
-) -> Result<Vec<&'static dyn SupportedKxGroup>> {
-    if *word.bytes == *b"auto" {
-        return Ok(cipher::default_groups());
-    }
-    let chosen = cipher::groups(&word.text());
-    if chosen.items.is_empty() {
-        let message = format!("no curve in \"{}\" that ringway has", word.text());
-        return Err(ConfigError::at(word.span, message)
-            .help("it has X25519MLKEM768, X25519, prime256v1 and secp384r1"));
-    }
-    without_meaning(c, word, &chosen.without_meaning);
-    Ok(chosen.items)
-}
-
 /// What the server demands of a client, in short, so that no session is resumed by another that
 /// demands something else.
 fn context(settings: &Settings, verify: Verify, words: &[Word]) -> Context {
@@ -511,7 +330,57 @@ fn context(settings: &Settings, verify: Verify, words: &[Word]) -> Context {
     context
 }
 
-fn authorities(word: &Word, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// The lines of a `…_password_file`.
+pub(super) fn passphrases(path: Option<&Path>) -> Vec<Vec<u8>> {
+    match path {
+        Some(path) => key::passphrases(&cert::read(path).unwrap_or_default()),
+        None => Vec::new(),
+    }
+}
+
+/// The certificate with its key in these files, which are read once.
+pub(super) fn load_pair<S: Subject>(
+    certificate: &Word,
+    key: &Word,
+    passphrases: &[Vec<u8>],
+    c: &mut Compiler<'_, '_, S>,
+) -> Result<Arc<CertifiedKey>> {
+    let files = (
+        file(certificate, "certificate", c)?,
+        file(key, "certificate key", c)?,
+    );
+    if let Some(known) = c.common.certificates.get(&files) {
+        return Ok(Arc::clone(known));
+    }
+    let chain = read(&files.0, "certificate", certificate)?;
+    let secret = read(&files.1, "certificate key", key)?;
+    let one = cert::certified(&chain, &secret, passphrases, &server::provider());
+    let one = one.map_err(|problem| match problem {
+        Problem::Certificate(why) => cannot_load("certificate", certificate, &files.0, &why),
+        Problem::Key(why) => {
+            let why = format!("{why} (certificate \"{}\")", files.0.display());
+            cannot_load("certificate key", key, &files.1, &why)
+        }
+    })?;
+    let one = Arc::new(one);
+    c.common.certificates.insert(files, Arc::clone(&one));
+    Ok(one)
+}
+
+/// The lists of revoked certificates in the file that a directive names, if it does.
+pub(super) fn revoked<S>(
+    word: &Option<Word>,
+    c: &Compiler<'_, '_, S>,
+) -> Result<Option<Vec<crl::Crl>>> {
+    let Some((word, path)) = named(word, c) else {
+        return Ok(None);
+    };
+    let lists = crl::parse(&read(&path, "file", word)?);
+    let lists = lists.map_err(|why| cannot_load("file", word, &path, &why))?;
+    Ok(Some(lists))
+}
+
+pub(super) fn authorities(word: &Word, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let text = read(path, "file", word)?;
     cert::parse(&text).map_err(|why| cannot_load("file", word, path, &why))
 }
@@ -553,49 +422,9 @@ fn unusable(error: &Error) -> ConfigError {
     ConfigError::bare(format!("the ssl_… directives do not go together: {error}"))
 }
 
-fn without_meaning<S: Subject>(c: &mut Compiler<'_, '_, S>, word: &Word, names: &[String]) {
-    if names.is_empty() {
-        return;
-    }
-    remark(
-        c,
-        word.span,
-        format!("ringway does not have {}: ignored", names.join(", ")),
-    );
-}
-
 /// Says something once for a place, however many servers inherit it.
-fn remark<S: Subject>(c: &mut Compiler<'_, '_, S>, span: Span, message: String) {
+pub(super) fn remark<S: Subject>(c: &mut Compiler<'_, '_, S>, span: Span, message: String) {
     if c.common.remarked.insert(span) {
         c.reader.notice(span, message);
     }
 }
-/// The commands of OpenSSL's configuration files for servers.
-const COMMANDS: &[&str] = &[
-    "CipherString",
-    "Ciphersuites",
-    "Certificate",
-    "PrivateKey",
-    "ChainCAFile",
-    "ChainCAPath",
-    "ClientCAFile",
-    "ClientCAPath",
-    "ClientSignatureAlgorithms",
-    "Curves",
-    "DHParameters",
-    "ECDHParameters",
-    "Groups",
-    "MaxProtocol",
-    "MinProtocol",
-    "NumTickets",
-    "Options",
-    "Protocol",
-    "RecordPadding",
-    "RequestCAFile",
-    "RequestCAPath",
-    "ServerInfoFile",
-    "SignatureAlgorithms",
-    "VerifyCAFile",
-    "VerifyCAPath",
-    "VerifyMode",
-];

@@ -48,7 +48,7 @@ pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
             "ssl_certificate_cache",
             places,
             Arity::Between(1, 3),
-            set_certificate_cache,
+            |_, s: &mut S, node| read_certificate_cache(&mut s.ssl().certificate_cache, node),
         )
         .default("off")
         .without_effect("certificates named by variables are read for each handshake")
@@ -59,11 +59,21 @@ pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
         .default("off")
         .without_effect("certificates are never compressed")
         .doc("Send certificates compressed."),
-        Row::custom("ssl_password_file", places, Arity::One, set_password_file)
-            .doc("File with the passphrases of secret keys."),
-        Row::custom("ssl_protocols", places, Arity::AtLeast(1), set_protocols)
-            .default("TLSv1.2 TLSv1.3")
-            .doc("Versions of TLS to speak."),
+        Row::custom(
+            "ssl_password_file",
+            places,
+            Arity::One,
+            |reader, s: &mut S, node| read_password_file(reader, &mut s.ssl().password_file, node),
+        )
+        .doc("File with the passphrases of secret keys."),
+        Row::custom(
+            "ssl_protocols",
+            places,
+            Arity::AtLeast(1),
+            |reader, s: &mut S, node| read_protocols(reader, &mut s.ssl().protocols, node),
+        )
+        .default("TLSv1.2 TLSv1.3")
+        .doc("Versions of TLS to speak."),
         Row::word("ssl_ciphers", places, |s: &mut S| &mut s.ssl().ciphers)
             .default("HIGH:!aNULL:!MD5")
             .doc("Ciphers to offer, in OpenSSL's notation."),
@@ -80,8 +90,13 @@ pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
         Row::word("ssl_dhparam", places, |s: &mut S| &mut s.ssl().dhparam)
             .without_effect("there are no DHE ciphers in ringway")
             .doc("File with parameters for DHE ciphers."),
-        Row::custom("ssl_conf_command", places, Arity::Two, set_conf_command)
-            .doc("A configuration command of OpenSSL."),
+        Row::custom(
+            "ssl_conf_command",
+            places,
+            Arity::Two,
+            |_, s: &mut S, node| read_conf_command(&mut s.ssl().conf_commands, node),
+        )
+        .doc("A configuration command of OpenSSL."),
         Row::custom(
             "ssl_session_cache",
             places,
@@ -243,7 +258,15 @@ fn first(node: &Node) -> Word {
     node.args()[0].clone()
 }
 
-fn set_protocols<S: Speaks>(reader: &mut Reader<'_>, s: &mut S, node: &Node) -> Result<()> {
+/// Reads a `…_protocols`.
+///
+/// # Errors
+/// A version that nobody knows.
+pub fn read_protocols(
+    reader: &mut Reader<'_>,
+    slot: &mut Option<Protocols>,
+    node: &Node,
+) -> Result<()> {
     for word in node.args() {
         let Some(bit) = Protocols::named(&word.bytes) else {
             let message = format!("invalid value \"{}\"", word.text());
@@ -254,7 +277,7 @@ fn set_protocols<S: Speaks>(reader: &mut Reader<'_>, s: &mut S, node: &Node) -> 
             let message = format!("\"{}\" ignored: ringway does not speak it", word.text());
             reader.notice(word.span, message);
         }
-        let protocols = s.ssl().protocols.get_or_insert_default();
+        let protocols = slot.get_or_insert_default();
         if !protocols.add(bit) {
             reader.warn(word.span, format!("duplicate value \"{}\"", word.text()));
         }
@@ -327,8 +350,16 @@ fn zone(word: &Word, what: &str, invalid: impl Fn() -> ConfigError) -> Result<Zo
     })
 }
 
-fn set_password_file<S: Speaks>(reader: &mut Reader<'_>, s: &mut S, node: &Node) -> Result<()> {
-    if s.ssl().password_file.is_some() {
+/// Reads a `…_password_file`.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn read_password_file(
+    reader: &mut Reader<'_>,
+    slot: &mut Option<PathBuf>,
+    node: &Node,
+) -> Result<()> {
+    if slot.is_some() {
         return Err(value::duplicate(node));
     }
     let word = &node.args()[0];
@@ -338,17 +369,22 @@ fn set_password_file<S: Speaks>(reader: &mut Reader<'_>, s: &mut S, node: &Node)
         let message = format!("open() \"{path}\" failed {shown}");
         return Err(ConfigError::at(word.span, message));
     }
-    s.ssl().password_file = Some(path);
+    *slot = Some(path);
     Ok(())
 }
 
-fn set_conf_command<S: Speaks>(_: &mut Reader<'_>, s: &mut S, node: &Node) -> Result<()> {
+/// Reads a `…_conf_command`.
+pub fn read_conf_command(slot: &mut Option<Vec<(Word, Word)>>, node: &Node) -> Result<()> {
     let pair = (node.args()[0].clone(), node.args()[1].clone());
-    s.ssl().conf_commands.get_or_insert_default().push(pair);
+    slot.get_or_insert_default().push(pair);
     Ok(())
 }
 
-fn set_certificate_cache<S: Speaks>(_: &mut Reader<'_>, s: &mut S, node: &Node) -> Result<()> {
+/// Checks a `…_certificate_cache`.
+///
+/// # Errors
+/// What nginx refuses.
+pub fn read_certificate_cache(slot: &mut Option<()>, node: &Node) -> Result<()> {
     let mut has_max = false;
     let mut off = false;
     for word in node.args() {
@@ -370,8 +406,8 @@ fn set_certificate_cache<S: Speaks>(_: &mut Reader<'_>, s: &mut S, node: &Node) 
         }
     }
     if !has_max && !off {
-        let message = "\"ssl_certificate_cache\" must have the \"max\" parameter";
+        let message = format!("\"{}\" must have the \"max\" parameter", node.name());
         return Err(ConfigError::at(node.span(), message));
     }
-    value::once(&mut s.ssl().certificate_cache, (), node)
+    value::once(slot, (), node)
 }

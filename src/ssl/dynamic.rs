@@ -44,6 +44,20 @@ impl<S: Subject> Dynamic<S> {
         Ok(server.with_certificates(certificates))
     }
 
+    /// The first of the certificates; none if its name comes to nothing.
+    ///
+    /// # Errors
+    /// As [`Dynamic::load`].
+    pub async fn load_first(&self, s: &mut S) -> Result<Option<CertifiedKey>, String> {
+        let Some((certificate, key)) = self.pairs.first() else {
+            return Ok(None);
+        };
+        if certificate.with(s, |_, text| text.is_empty()) {
+            return Ok(None);
+        }
+        self.load_pair(s, certificate, key).await.map(Some)
+    }
+
     async fn load_pair(
         &self,
         s: &mut S,

@@ -1,15 +1,17 @@
 //! `listen … ssl`: the `ssl_…` directives that `http` and `stream` have both, handshakes with
-//! clients, and the `$ssl_…` variables.
+//! clients, and the `$ssl_…` variables; in [`upstream`], TLS to servers.
 //!
 //! What is written is checked as nginx checks it and becomes a [`Conf`] per server, whether one of
 //! its listeners speaks TLS or not. What TLS is stands in `tls/`, which knows no directive.
 
 mod build;
 mod conf;
+mod crypto;
 mod directives;
 mod dynamic;
 mod handshake;
 mod ocsp;
+pub mod upstream;
 mod variables;
 
 pub use build::{Compiler, Own};

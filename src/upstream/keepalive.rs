@@ -118,9 +118,15 @@ impl<C: Idle> IdlePool<C> {
         }
     }
 
-    /// Takes the connection to `peer` that was used last and still lives, counting one more
-    /// request. Stale and timed out ones met on the way are closed.
-    pub fn checkout(&mut self, peer: &PeerState, tag: u64, now_ms: u64) -> Option<Kept<C>> {
+    /// Takes the connection to `peer` that was used last, still lives and `is_fit`, counting one
+    /// more request. Stale and timed out ones met on the way are closed.
+    pub fn checkout(
+        &mut self,
+        peer: &PeerState,
+        tag: u64,
+        now_ms: u64,
+        is_fit: impl Fn(&C) -> bool,
+    ) -> Option<Kept<C>> {
         let mut at = self.peers.get(peer.slot())?.head;
         while at != NONE {
             let node = &mut self.nodes[at as usize];
@@ -128,7 +134,7 @@ impl<C: Idle> IdlePool<C> {
             let Some(kept) = &mut node.kept else { break };
             debug_assert_eq!(kept.peer.serial(), peer.serial());
             let is_over = node.expires_ms <= now_ms || kept.conn.is_stale();
-            let fits = node.tag.is_none_or(|own| own == tag);
+            let fits = node.tag.is_none_or(|own| own == tag) && is_fit(&kept.conn);
             if is_over {
                 self.remove(at);
             } else if fits {
@@ -430,7 +436,10 @@ mod tests {
         assert_eq!(pool.len(), 5);
         pool.sweep(10 + BATCH_MS);
         assert_eq!(pool.len(), 3);
-        let mut take = |peer: usize| pool.checkout(&peers[peer], 0, 40).map(|kept| kept.conn.id);
+        let mut take = |peer: usize| {
+            pool.checkout(&peers[peer], 0, 40, |_| true)
+                .map(|kept| kept.conn.id)
+        };
         assert_eq!([take(0), take(0), take(0)], [Some(4), Some(2), None]);
         assert_eq!([take(1), take(1)], [Some(3), None]);
     }
@@ -446,7 +455,7 @@ mod tests {
         };
         let mut pool = IdlePool::new();
         pool.checkin(Kept::new(conn(1), &peers[0], 0, 0), 0, &conf, 0);
-        let kept = pool.checkout(&peers[0], 0, 99).unwrap();
+        let kept = pool.checkout(&peers[0], 0, 99, |_| true).unwrap();
         assert_eq!(kept.requests, 2);
         pool.checkin(kept, 0, &conf, 99);
         assert!(pool.is_empty(), "keepalive_requests");
@@ -454,7 +463,7 @@ mod tests {
         assert!(pool.is_empty(), "keepalive_time");
         pool.checkin(Kept::new(conn(3), &peers[0], 0, 1001), 0, &conf, 1001);
         assert!(
-            pool.checkout(&peers[0], 0, 1101).is_none(),
+            pool.checkout(&peers[0], 0, 1101, |_| true).is_none(),
             "keepalive_timeout"
         );
         pool.checkin(
@@ -475,7 +484,7 @@ mod tests {
         pool.checkin(Kept::new(conn(1), &peers[0], 0, 0), 0, &SHARED, 0);
         pool.checkin(Kept::new(stale, &peers[0], 0, 0), 0, &SHARED, 0);
         flag.set(true);
-        assert_eq!(pool.checkout(&peers[0], 0, 1).unwrap().conn.id, 1);
+        assert_eq!(pool.checkout(&peers[0], 0, 1, |_| true).unwrap().conn.id, 1);
         assert!(pool.is_empty());
         pool.checkin(Kept::new(conn(3), &peers[0], 0, 0), 0, &SHARED, 0);
         pool.sweep(59_999);
@@ -493,10 +502,10 @@ mod tests {
         };
         let mut pool = IdlePool::new();
         pool.checkin(Kept::new(conn(1), &peers[0], 7, 0), 0, &local, 0);
-        assert!(pool.checkout(&peers[0], 8, 1).is_none());
-        assert_eq!(pool.checkout(&peers[0], 7, 1).unwrap().conn.id, 1);
+        assert!(pool.checkout(&peers[0], 8, 1, |_| true).is_none());
+        assert_eq!(pool.checkout(&peers[0], 7, 1, |_| true).unwrap().conn.id, 1);
         pool.checkin(Kept::new(conn(2), &peers[0], 7, 0), 0, &SHARED, 0);
-        assert_eq!(pool.checkout(&peers[0], 8, 1).unwrap().conn.id, 2);
+        assert_eq!(pool.checkout(&peers[0], 8, 1, |_| true).unwrap().conn.id, 2);
     }
 
     proptest! {
@@ -536,7 +545,7 @@ mod tests {
                                 break;
                             }
                         }
-                        let got = pool.checkout(&peers[peer], 0, now_ms);
+                        let got = pool.checkout(&peers[peer], 0, now_ms, |_| true);
                         prop_assert_eq!(got.map(|kept| kept.conn.id), expected);
                     }
                     8 => {

@@ -58,4 +58,5 @@ mod tidy;
 mod tls_client_certificate;
 mod tls_ocsp;
 mod tls_server;
+mod tls_upstream;
 mod tls_variables;

@@ -14,7 +14,9 @@ use crate::http::h1::framing::{self, Framing};
 use crate::http::h1::head::{self as h1_head, HeadLimits, Parsed};
 use crate::http::token::Token;
 use crate::observe::{Level, os_error};
-use crate::ring::{self, Addr, ConnectOpts};
+use crate::ring::{self, Addr, ConnectOpts, Socket};
+use crate::ssl;
+use crate::ssl::upstream::{Begun, Identity};
 use crate::upstream::{ConnectFailure, Kept, Pick};
 
 use super::conf::{Conf, HttpVersion, Pass};
@@ -70,8 +72,9 @@ pub enum Failed {
     Upstream(Failure),
     /// The client failed: its body (if told), or its connection.
     Client(Option<BodyError>),
-    /// This worker has as many connections as it may.
-    NoRoom,
+    /// It cannot be tried, and that is not the peer's fault: this worker has as many connections as
+    /// it may, or our certificate cannot be read. It is in the log.
+    Own,
 }
 
 /// Runs the attempt.
@@ -124,73 +127,147 @@ async fn connection(
     target: &TargetPeer<'_>,
 ) -> Result<(Kept<Box<UpstreamConn>>, bool), Failed> {
     let peer = target.pick.peer();
-    ex.doing = "connecting to upstream";
+    let identity = identity(ex, conf);
     if !target.fresh_only && conf.bind.is_none() {
+        let (tag, now_ms) = (target.pass.tag, clock::now_ms());
+        let is_fit = |conn: &Box<UpstreamConn>| conn.is_for(identity.as_ref());
         let idle = &ex.local.idle;
-        let kept = idle
-            .borrow_mut()
-            .checkout(&peer.state, target.pass.tag, clock::now_ms());
+        let kept = idle.borrow_mut().checkout(&peer.state, tag, now_ms, is_fit);
         if let Some(kept) = kept {
             if let Some(state) = ex.upstream.last_mut() {
                 state.connect_ms = Some(0);
             }
+            if let Some(identity) = identity {
+                identity.give_back(ex);
+            }
             return Ok((kept, true));
         }
     }
+    // Boxed, since it goes from hand to hand.
+    let conn = Box::new(connect(ex, client, conf, target, identity).await?);
+    let now_ms = clock::now_ms();
+    let kept = Kept::new(conn, &peer.state, target.pass.tag, now_ms);
+    Ok((kept, false))
+}
+
+/// What a connection must have been made for, where there is TLS.
+fn identity(ex: &mut Exchange, conf: &Conf) -> Option<Identity> {
+    let ssl = conf.ssl.as_ref().filter(|_| ex.proxy_secure)?;
+    Some(ssl.identity(ex, |ex, out| out.extend_from_slice(&ex.proxy_host)))
+}
+
+/// A new connection to the peer.
+async fn connect(
+    ex: &mut Exchange,
+    client: &mut Client,
+    conf: &Conf,
+    target: &TargetPeer<'_>,
+    identity: Option<Identity>,
+) -> Result<UpstreamConn, Failed> {
+    let peer = target.pick.peer();
+    ex.doing = "connecting to upstream";
     let Some(counted) = ex.local.places.count_upstream() else {
         let max = ex.local.places.max();
         ex.log(
             Level::Alert,
             format_args!("{max} worker_connections are not enough while {}", ex.doing),
         );
-        return Err(Failed::NoRoom);
+        return Err(Failed::Own);
     };
     let options = connect_options(ex, conf);
     let addr = Addr::from(&peer.conf.addr);
-    let result = {
-        let mut connecting = std::pin::pin!(ring::connect(&addr, &options));
-        let ignore_abort = conf.ignore_client_abort;
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(Ok(result));
-            }
-            if !ignore_abort && client.poll_gone(cx).is_ready() {
-                return Poll::Ready(Err(()));
-            }
-            Poll::Pending
-        })
-        .await
-    };
-    let sock = match result {
-        Err(()) => return Err(Failed::Client(None)),
-        Ok(Ok(sock)) => sock,
-        Ok(Err(error)) => {
+    let watch = !conf.ignore_client_abort;
+    let connecting = while_here(client, watch, ring::connect(&addr, &options));
+    let sock = match connecting.await? {
+        Ok(sock) => sock,
+        Err(error) => {
             let failure = ConnectFailure::new(&peer.conf.name, &error);
             ex.log(
                 failure.level(),
                 format_args!("{failure} while {}", ex.doing),
             );
-            return Err(Failed::Upstream(Failure {
-                cause: match failure.is_timeout() {
-                    true => Cause::Timeout,
-                    false => Cause::Error,
-                },
-                reused: false,
-                answer_begun: false,
-                request_sent: false,
-                level: Level::Error,
-            }));
+            return Err(unsent(failure.is_timeout()));
+        }
+    };
+    let conn = match identity {
+        None => UpstreamConn::new(sock, counted),
+        Some(identity) => {
+            // Time is given once, for both. (Boxed: without TLS there is no place for it.)
+            sock.set_deadline(options.deadline_ms);
+            let peer = peer.state.serial();
+            let secured = Box::pin(secure(ex, client, conf, &sock, &identity, peer));
+            let begun = secured.await?;
+            sock.set_deadline(None);
+            UpstreamConn::secured(sock, counted, begun, identity)
         }
     };
     if let Some(state) = ex.upstream.last_mut() {
         state.connect_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
     }
-    // Boxed, since it goes from hand to hand.
-    let conn = Box::new(UpstreamConn::new(sock, counted));
-    Ok((
-        Kept::new(conn, &peer.state, target.pass.tag, clock::now_ms()),
-        false,
-    ))
+    Ok(conn)
+}
+
+/// Makes the handshake on a new connection.
+async fn secure(
+    ex: &mut Exchange,
+    client: &mut Client,
+    conf: &Conf,
+    sock: &Socket,
+    identity: &Identity,
+    peer: u64,
+) -> Result<Begun, Failed> {
+    ex.doing = "SSL handshaking to upstream";
+    let Some(ssl) = &conf.ssl else {
+        return Err(Failed::Own);
+    };
+    let ours = match ssl.client(ex).await {
+        Ok(ours) => ours,
+        Err(why) => {
+            ex.log(Level::Error, format_args!("{why} while {}", ex.doing));
+            return Err(Failed::Own);
+        }
+    };
+    let shaking = ssl::upstream::shake(sock, &ours, identity.target(peer));
+    match while_here(client, !conf.ignore_client_abort, shaking).await? {
+        Ok(begun) => Ok(begun),
+        Err(failure) => {
+            ex.log(Level::Error, format_args!("{failure} while {}", ex.doing));
+            Err(unsent(failure.is_timeout()))
+        }
+    }
+}
+
+/// A failure before anything of the request was sent.
+fn unsent(is_timeout: bool) -> Failed {
+    Failed::Upstream(Failure {
+        cause: match is_timeout {
+            true => Cause::Timeout,
+            false => Cause::Error,
+        },
+        reused: false,
+        answer_begun: false,
+        request_sent: false,
+        level: Level::Error,
+    })
+}
+
+/// What `work` comes to, unless the client goes away meanwhile and somebody is to `watch` for that.
+async fn while_here<T>(
+    client: &mut Client,
+    watch: bool,
+    work: impl Future<Output = T>,
+) -> Result<T, Failed> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(result));
+        }
+        if watch && client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Failed::Client(None)));
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn connect_options(ex: &mut Exchange, conf: &Conf) -> ConnectOpts {
@@ -340,6 +417,14 @@ pub fn read_failed(
         return log_io(ex, "", &io::ErrorKind::TimedOut.into(), Level::Error);
     }
     match error {
+        // What TLS finds wrong with what was received.
+        Some(error) if error.kind() == io::ErrorKind::InvalidData => {
+            ex.log(
+                Level::Error,
+                format_args!("SSL_read() failed (SSL: {error}) while {}", ex.doing),
+            );
+            Cause::Error
+        }
         Some(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
             log_io(ex, "recv()", &error, level)
         }

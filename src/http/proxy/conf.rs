@@ -11,13 +11,14 @@ use crate::http::modules::core::ms;
 use crate::http::scope::{Compiler, Scope};
 use crate::http::token::{Token, TokenSet};
 use crate::inherit;
+use crate::ssl;
 use crate::upstream::{Bind, RawBind};
 use crate::vars::Template;
 
 use super::buffer::Limits;
 use super::rewrite_fields::{self, Rewrites};
 
-pub use directives::{COMMON_ROWS, ROWS};
+pub use directives::{COMMON_ROWS, ROWS, SSL_ROWS};
 pub use url::{Url, compile as compile_pass};
 
 /// Bytes of a page of memory, after which nginx sizes its buffers.
@@ -58,6 +59,8 @@ pub struct Raw {
     next_upstream: Option<NextOn>,
     next_upstream_tries: Option<u64>,
     next_upstream_timeout: Option<Duration>,
+    /// `proxy_ssl_…`
+    pub ssl: ssl::upstream::Raw,
 }
 
 /// `proxy_http_version`.
@@ -181,6 +184,8 @@ pub struct Conf {
     pub tries: u32,
     /// `proxy_next_upstream_timeout`; 0: no limit.
     pub next_timeout_ms: u64,
+    /// `proxy_ssl_…`, where the upstream may be one with TLS.
+    pub ssl: Option<Box<ssl::upstream::Conf<Exchange>>>,
 }
 
 /// One line of the request to the upstream.
@@ -211,6 +216,8 @@ pub enum To {
         host: Box<[u8]>,
         /// `$proxy_port`.
         port: u16,
+        /// Its servers speak TLS.
+        secure: bool,
         /// The URI part, if there is one.
         uri: Option<Box<[u8]>>,
     },
@@ -226,6 +233,7 @@ impl Raw {
             self.pass = parent.pass.clone();
         }
         self.rewrites.inherit(&parent.rewrites);
+        self.ssl.inherit(&parent.ssl);
         inherit!(self, parent;
             set_headers, pass_headers, hide_headers, pass_request_headers, pass_request_body,
             method, set_body, http_version, intercept_errors, ignore_client_abort,
@@ -293,7 +301,27 @@ impl Raw {
                 .unwrap_or(0)
                 .min(u64::from(u32::MAX)) as u32,
             next_timeout_ms: ms(self.next_upstream_timeout, 0),
+            ssl: self.compile_ssl(c)?,
         })
+    }
+
+    /// How to speak TLS, where `proxy_pass` may ask for it. As in nginx, files are not looked at
+    /// elsewhere.
+    fn compile_ssl(&self, c: &mut Compiler) -> Result<Option<Box<ssl::upstream::Conf<Exchange>>>> {
+        let may_be_secure = |word: &&Word| {
+            let is_https = |start: &[u8]| start.eq_ignore_ascii_case(b"https://");
+            word.bytes.contains(&b'$') || word.bytes.get(..8).is_some_and(is_https)
+        };
+        if self.pass.as_ref().filter(may_be_secure).is_none() {
+            return Ok(None);
+        }
+        let mut compiler = ssl::Compiler {
+            reader: c.reader,
+            vars: &mut c.vars,
+            common: &mut c.ssl,
+        };
+        let conf = self.ssl.compile("proxy_ssl", &[], &mut compiler)?;
+        Ok(Some(Box::new(conf)))
     }
 
     /// The buffers, which must fit together in nginx's way.

@@ -7,8 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use crate::base::places::Counted;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
+use crate::ssl::upstream::{Begun, Identity};
 use crate::tls::Transport;
 use crate::upstream::Idle;
+
+const NOT_GIVEN_UP: &str = "it is given up once";
 
 /// Buffers above this are given up while a connection lies idle, in bytes.
 const KEPT_BYTES_MAX: usize = 8 << 10;
@@ -18,15 +21,22 @@ const KEPT_BYTES_MAX: usize = 8 << 10;
 /// Its next read is always in flight, also while it lies idle: the answer finds it waiting, and
 /// a peer that closes an idle connection is noticed without asking the kernel.
 pub struct UpstreamConn {
-    sock: Socket,
+    /// None once it was given up.
+    sock: Option<Socket>,
     recv: Option<Recv>,
     sending: Option<Send<Vec<u8>>>,
     /// A read that ended while the request was still being sent.
     early: Option<io::Result<Chunk>>,
-    tls: Option<Box<Transport>>,
-    /// What the send in flight carries as records, where there is TLS.
+    tls: Option<Box<Secured>>,
+    counted: Option<Counted>,
+}
+
+/// What a connection with TLS has beside the socket.
+struct Secured {
+    transport: Box<Transport>,
+    /// What the send in flight carries as records.
     out: Vec<u8>,
-    counted: Counted,
+    identity: Identity,
 }
 
 /// What a connection consists of, for whoever goes on without [`UpstreamConn`].
@@ -46,41 +56,71 @@ impl UpstreamConn {
     pub fn new(sock: Socket, counted: Counted) -> Self {
         let recv = Some(sock.recv(Expect::Later, Class::Stream));
         UpstreamConn {
-            sock,
+            sock: Some(sock),
             recv,
             sending: None,
             early: None,
             tls: None,
-            out: Vec::new(),
-            counted,
+            counted: Some(counted),
         }
     }
 
+    /// Goes on through TLS, for requests of this identity alone.
+    pub fn secured(sock: Socket, counted: Counted, begun: Begun, identity: Identity) -> Self {
+        let mut conn = UpstreamConn::new(sock, counted);
+        if !begun.plain.is_empty() {
+            conn.early = Some(Ok(begun.plain.into()));
+        }
+        conn.tls = Some(Box::new(Secured {
+            transport: begun.transport,
+            out: Vec::new(),
+            identity,
+        }));
+        conn
+    }
+
+    /// Whether a request may use it: its connection is to have this identity, which is none without
+    /// TLS.
+    pub fn is_for(&self, identity: Option<&Identity>) -> bool {
+        self.tls.as_ref().map(|tls| &tls.identity) == identity
+    }
+
     /// Gives up this type, with nothing read or being sent that was not asked for.
-    pub fn into_parts(self) -> Parts {
+    pub fn into_parts(mut self) -> Parts {
         debug_assert!(self.early.is_none());
         Parts {
-            sock: self.sock,
-            recv: self.recv,
-            tls: self.tls,
-            counted: self.counted,
+            sock: self.sock.take().expect(NOT_GIVEN_UP),
+            recv: self.recv.take(),
+            tls: self.tls.take().map(|tls| tls.transport),
+            counted: self.counted.take().expect(NOT_GIVEN_UP),
         }
+    }
+
+    fn sock(&self) -> &Socket {
+        self.sock.as_ref().expect(NOT_GIVEN_UP)
+    }
+
+    /// Whether the peer has said that it sends nothing more.
+    fn has_ended(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.transport.is_closed())
     }
 
     /// Sets the moment at which the connection is shut down, in milliseconds of
     /// [`clock::now_ms`]; `None` for never.
     pub fn set_deadline(&self, at_ms: Option<u64>) {
-        self.sock.set_deadline(at_ms);
+        self.sock().set_deadline(at_ms);
     }
 
     /// Whether a deadline has shut it down.
     pub fn timed_out(&self) -> bool {
-        self.sock.timed_out()
+        self.sock().timed_out()
     }
 
     /// The socket, if bytes may be moved past this type as they are (splice): none may with TLS.
     pub fn direct(&self) -> Option<&Socket> {
-        self.tls.is_none().then_some(&self.sock)
+        self.sock.as_ref().filter(|_| self.tls.is_none())
     }
 
     /// Starts sending the request's head (and a small body with it) without waiting.
@@ -89,12 +129,12 @@ impl UpstreamConn {
         let wire = match &mut self.tls {
             None => out,
             Some(tls) => {
-                let wire = tls.seal(&out);
-                self.out = out;
+                let wire = tls.transport.seal(&out);
+                tls.out = out;
                 wire
             }
         };
-        self.sending = Some(self.sock.send(wire));
+        self.sending = Some(self.sock().send(wire));
     }
 
     /// Polls the send in flight; its buffer is for the next one.
@@ -120,8 +160,8 @@ impl UpstreamConn {
         match &mut self.tls {
             None => wire,
             Some(tls) => {
-                tls.keep(wire);
-                std::mem::take(&mut self.out)
+                tls.transport.keep(wire);
+                std::mem::take(&mut tls.out)
             }
         }
     }
@@ -158,13 +198,11 @@ impl UpstreamConn {
             return Poll::Ready(result);
         }
         loop {
-            if self.tls.as_ref().is_some_and(|tls| tls.is_closed()) {
+            if self.has_ended() {
                 return Poll::Ready(Ok(Chunk::empty()));
             }
-            let sock = &self.sock;
-            let recv = self
-                .recv
-                .get_or_insert_with(|| sock.recv(Expect::Later, Class::Stream));
+            self.listen(Class::Stream);
+            let recv = self.recv.as_mut().expect("a read is in flight");
             let result = ready!(Pin::new(recv).poll(cx));
             self.recv = None;
             if self.tls.is_none() {
@@ -179,16 +217,17 @@ impl UpstreamConn {
 
     /// What is in the bytes received, if anything is yet; an empty chunk at the announced end.
     fn open(&mut self, received: &[u8]) -> io::Result<Option<Chunk>> {
-        let Some(tls) = &mut self.tls else {
+        let (Some(tls), Some(sock)) = (&mut self.tls, &self.sock) else {
             return Ok(Some(Chunk::copy_of(received)));
         };
         if received.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let transport = &mut tls.transport;
         let mut plain = Vec::with_capacity(received.len());
-        if let Err(broken) = tls.open(received, &mut plain) {
+        if let Err(broken) = transport.open(received, &mut plain) {
             if self.sending.is_none() {
-                self.sending = Some(self.sock.send(tls.seal_alert(broken)));
+                self.sending = Some(sock.send(transport.seal_alert(broken)));
             }
             let error = io::Error::new(io::ErrorKind::InvalidData, broken.reason());
             if plain.is_empty() {
@@ -196,41 +235,53 @@ impl UpstreamConn {
             }
             self.early = Some(Err(error));
         }
-        Ok((!plain.is_empty() || tls.is_closed()).then(|| plain.into()))
+        Ok((!plain.is_empty() || transport.is_closed()).then(|| plain.into()))
     }
 
     /// Starts a read with the given class of buffer if none is in flight.
     pub fn listen(&mut self, class: Class) {
-        let sock = &self.sock;
-        self.recv
-            .get_or_insert_with(|| sock.recv(Expect::Later, class));
+        if self.recv.is_none() {
+            self.recv = Some(self.sock().recv(Expect::Later, class));
+        }
     }
 
     /// Whether nothing receives from it, so that the bytes may be moved another way.
     pub fn is_quiet(&self) -> bool {
-        self.recv.is_none() && !self.sock.is_streaming()
+        self.recv.is_none() && !self.sock().is_streaming()
     }
 
     /// Whether it may lie idle: nothing is being sent or read, and the peer goes on.
     pub fn may_rest(&mut self) -> bool {
-        let has_ended = self.tls.as_ref().is_some_and(|tls| tls.is_closed());
-        !self.is_sending() && self.recv.is_none() && !has_ended
+        !self.is_sending() && self.recv.is_none() && !self.has_ended()
     }
 
     /// Makes ready to lie idle: no deadline of its own, and the read in flight that will carry
     /// the next answer.
     pub fn rest(&mut self) {
-        self.sock.set_deadline(None);
+        self.set_deadline(None);
         self.listen(Class::Stream);
         if let Some(tls) = &mut self.tls {
-            tls.shrink(KEPT_BYTES_MAX);
+            tls.transport.shrink(KEPT_BYTES_MAX);
+        }
+    }
+}
+
+impl Drop for UpstreamConn {
+    /// A server that is not told of the end may take the session for one that was attacked, and
+    /// would not resume it.
+    fn drop(&mut self) {
+        if self.is_sending() {
+            return;
+        }
+        if let (Some(tls), Some(sock)) = (&mut self.tls, &self.sock) {
+            sock.send_farewell(&tls.transport.seal_close());
         }
     }
 }
 
 impl Idle for UpstreamConn {
     fn is_stale(&mut self) -> bool {
-        if self.early.is_some() || self.sock.timed_out() {
+        if self.early.is_some() || self.timed_out() {
             return true;
         }
         let Some(recv) = self.recv.as_mut() else {

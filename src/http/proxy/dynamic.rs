@@ -24,7 +24,8 @@ pub async fn find(ex: &mut Exchange, template: &Template<Exchange>) -> Result<Ar
         }
     };
     ex.proxy_host = url.proxy_host();
-    ex.proxy_port = url.port.unwrap_or(80);
+    ex.proxy_port = url.port_or_default();
+    ex.proxy_secure = url.secure;
     if let Some(uri) = url.uri {
         if !uri.starts_with(b"/") {
             ex.proxy_uri.push(b'/');

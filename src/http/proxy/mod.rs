@@ -133,11 +133,16 @@ fn body_failed(ex: &mut Exchange, client: &Client, error: BodyError) -> Outcome 
 async fn find_group(ex: &mut Exchange, pass: &Pass) -> Result<Arc<Group>, u16> {
     match &pass.to {
         To::Group {
-            group, host, port, ..
+            group,
+            host,
+            port,
+            secure,
+            ..
         } => {
             ex.proxy_host.clear();
             ex.proxy_host.extend_from_slice(host);
             ex.proxy_port = *port;
+            ex.proxy_secure = *secure;
             ex.group = *group;
             Ok(Arc::clone(
                 &ex.generation.http.groups[*group as usize].group,
@@ -242,7 +247,7 @@ impl Tries {
                 self.answered(ex, client, conf, pick, &mut slot).await
             }
             Err(Failed::Upstream(failure)) => self.failed(ex, pick, failure),
-            Err(Failed::NoRoom) => {
+            Err(Failed::Own) => {
                 finish_state(ex);
                 self.release(ex, pick, upstream::Outcome::NotCounted);
                 Step::Done(Outcome::Answer(Reply::status(500)))

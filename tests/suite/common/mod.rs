@@ -14,6 +14,7 @@ pub mod ocsp;
 pub mod ports;
 pub mod server;
 pub mod tls;
+pub mod tls_front;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

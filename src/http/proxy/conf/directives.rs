@@ -4,6 +4,7 @@ use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, val
 use crate::http::conf::LocationKind;
 use crate::http::scope::Scope;
 use crate::http::token::{Token, TokenSet};
+use crate::ssl;
 use crate::upstream::RawBind;
 
 use super::super::rewrite_fields;
@@ -123,6 +124,10 @@ macro_rules! common {
 
 /// What another way to an upstream may have too.
 pub const COMMON_ROWS: &[Row<Scope>] = common!("proxy", proxy, "Host $proxy_host; Connection \"\"");
+
+/// How TLS is spoken to the upstream.
+pub const SSL_ROWS: &[Row<Scope>] =
+    ssl::upstream::rows!(Scope, "proxy_ssl", HSL, proxy.ssl, "host from proxy_pass");
 
 /// What only the proxy module has.
 pub const ROWS: &[Row<Scope>] = &[

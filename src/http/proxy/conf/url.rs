@@ -26,7 +26,8 @@ pub fn compile(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> Result
     let to = To::Group {
         group,
         host: url.proxy_host().into(),
-        port: url.port.unwrap_or(80),
+        port: url.port_or_default(),
+        secure: url.secure,
         uri: url.uri.map(Into::into),
     };
     Ok(Pass { to, replaced, tag })
@@ -45,7 +46,7 @@ fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {
     }
     let addrs = match url.unix {
         Some(path) => vec![PeerAddr::from(std::path::PathBuf::from(path))],
-        None => Target::parse(&name, 80)
+        None => Target::parse(&name, url.default_port())
             .and_then(|target| target.look_up())
             .map_err(|what| {
                 let host = String::from_utf8_lossy(url.host);
@@ -57,6 +58,8 @@ fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {
 
 /// A URL of `proxy_pass`, taken apart.
 pub struct Url<'a> {
+    /// By TLS: `https`.
+    pub secure: bool,
     /// Host name or address; an IPv6 address in brackets; empty for unix sockets.
     pub host: &'a [u8],
     /// The port, if one is written.
@@ -73,15 +76,13 @@ impl<'a> Url<'a> {
         let shown = || String::from_utf8_lossy(text).into_owned();
         let scheme =
             |s: &str| text.len() >= s.len() && text[..s.len()].eq_ignore_ascii_case(s.as_bytes());
-        if scheme("https://") {
-            return Err(
-                "\"proxy_pass\" to https:// of nginx is not implemented by ringway yet".into(),
-            );
-        }
-        if !scheme("http://") {
+        let (secure, rest) = if scheme("https://") {
+            (true, &text[8..])
+        } else if scheme("http://") {
+            (false, &text[7..])
+        } else {
             return Err("invalid URL prefix".into());
-        }
-        let rest = &text[7..];
+        };
         if let Some(path) = rest.strip_prefix(b"unix:") {
             let end = memchr::memchr(b':', path).unwrap_or(path.len());
             let unix = std::str::from_utf8(&path[..end]).map_err(|_| "invalid path".to_string())?;
@@ -93,6 +94,7 @@ impl<'a> Url<'a> {
             }
             let uri = path.get(end + 1..).filter(|u| !u.is_empty());
             return Ok(Url {
+                secure,
                 host: b"",
                 port: None,
                 unix: Some(unix),
@@ -134,6 +136,7 @@ impl<'a> Url<'a> {
             }
         };
         Ok(Url {
+            secure,
             host,
             port,
             unix: None,
@@ -141,11 +144,20 @@ impl<'a> Url<'a> {
         })
     }
 
+    fn default_port(&self) -> u16 {
+        if self.secure { 443 } else { 80 }
+    }
+
+    /// `$proxy_port`: the one that is written, or that of the scheme.
+    pub fn port_or_default(&self) -> u16 {
+        self.port.unwrap_or(self.default_port())
+    }
+
     /// `$proxy_host`: as written, without a default port.
     pub fn proxy_host(&self) -> Vec<u8> {
         match (self.unix, self.port) {
             (Some(_), _) => b"localhost".to_vec(),
-            (None, Some(port)) if port != 80 => {
+            (None, Some(port)) if port != self.default_port() => {
                 let mut host = self.host.to_vec();
                 host.extend_from_slice(format!(":{port}").as_bytes());
                 host
@@ -161,7 +173,7 @@ impl<'a> Url<'a> {
             None => format!(
                 "{}:{}",
                 String::from_utf8_lossy(self.host),
-                self.port.unwrap_or(80)
+                self.port_or_default()
             ),
         }
     }
