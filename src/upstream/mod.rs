@@ -14,6 +14,7 @@
 //! - [`address`], [`resolve`], [`watch`]: names, looked up while loading and at run time.
 
 pub mod address;
+mod background;
 pub mod balance;
 pub mod bind;
 pub mod connect;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
+use super::background::Background;
 use super::resolve::Resolver;
 use crate::log_process;
 use crate::observe::{Level, os_error};
@@ -40,11 +41,12 @@ const ASKED_MAX: usize = 64;
 /// The message about it for the log.
 pub async fn ask(inquiry: Inquiry, resolver: Option<Resolver>) -> Result<Answer, String> {
     let (reply, answer) = oneshot::channel();
-    send(Job::Ask(Box::new(Asked {
+    let asked = Asked {
         inquiry,
         resolver,
         reply,
-    })));
+    };
+    JOBS.send(Job::Ask(Box::new(asked)), work);
     let gone = || "OCSP responders cannot be asked".into();
     answer.await.unwrap_or_else(|_| Err(gone()))
 }
@@ -52,7 +54,7 @@ pub async fn ask(inquiry: Inquiry, resolver: Option<Resolver>) -> Result<Answer,
 /// Keeps the response for a certificate up to date for as long as its staple is in use. Again for
 /// the same one, as by a reload: from now on with this resolver.
 pub fn keep(kept: Kept, resolver: Option<Resolver>) {
-    send(Job::Keep(Box::new(kept), resolver));
+    JOBS.send(Job::Keep(Box::new(kept), resolver), work);
 }
 
 struct Asked {
@@ -66,54 +68,35 @@ enum Job {
     Keep(Box<Kept>, Option<Resolver>),
 }
 
-/// Hands a job to the background thread, which it starts when there is none.
-fn send(job: Job) {
-    static JOBS: OnceLock<mpsc::UnboundedSender<Job>> = OnceLock::new();
-    let jobs = JOBS.get_or_init(|| {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        // Without a thread the receiver is gone, and nothing is asked.
-        let _ = std::thread::Builder::new()
-            .name("ocsp".into())
-            .spawn(|| run(receiver));
-        sender
-    });
-    let _ = jobs.send(job);
-}
+/// Where responders are asked.
+static JOBS: Background<Job> = Background::new("ocsp");
 
-fn run(mut jobs: mpsc::UnboundedReceiver<Job>) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    else {
-        return;
-    };
+async fn work(mut jobs: mpsc::UnboundedReceiver<Job>) {
     let places = Arc::new(Semaphore::new(ASKED_MAX));
     let mut keepers = HashMap::<usize, Keeper>::new();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        while let Some(job) = jobs.recv().await {
-            match job {
-                Job::Ask(asked) => {
-                    let places = Arc::clone(&places);
-                    tokio::task::spawn_local(async move {
-                        let _place = places.acquire().await;
-                        if asked.reply.is_closed() {
-                            return;
-                        }
-                        let answer = fetch(&asked.inquiry, asked.resolver.as_ref()).await;
-                        let _ = asked.reply.send(answer.map(|(answer, _)| answer));
-                    });
-                }
-                Job::Keep(kept, resolver) => {
-                    keepers.retain(|_, keeper| keeper.staple.strong_count() > 0);
-                    let key = Arc::as_ptr(&kept.staple) as usize;
-                    match keepers.get(&key) {
-                        Some(keeper) => keeper.again(resolver),
-                        None => drop(keepers.insert(key, Keeper::start(*kept, resolver))),
+    while let Some(job) = jobs.recv().await {
+        match job {
+            Job::Ask(asked) => {
+                let places = Arc::clone(&places);
+                tokio::task::spawn_local(async move {
+                    let _place = places.acquire().await;
+                    if asked.reply.is_closed() {
+                        return;
                     }
+                    let answer = fetch(&asked.inquiry, asked.resolver.as_ref()).await;
+                    let _ = asked.reply.send(answer.map(|(answer, _)| answer));
+                });
+            }
+            Job::Keep(kept, resolver) => {
+                keepers.retain(|_, keeper| keeper.staple.strong_count() > 0);
+                let key = Arc::as_ptr(&kept.staple) as usize;
+                match keepers.get(&key) {
+                    Some(keeper) => keeper.again(resolver),
+                    None => drop(keepers.insert(key, Keeper::start(*kept, resolver))),
                 }
             }
         }
-    });
+    }
 }
 
 /// The task that keeps one response up to date, seen from outside.

@@ -24,6 +24,7 @@ use hickory_resolver::proto::rr::{RData, Record};
 use hickory_resolver::{Resolver as Dns, TokioResolver};
 use tokio::sync::{mpsc, oneshot};
 
+use super::background::Background;
 use super::peer::Registry;
 use super::pool::Group;
 use super::watch::{Watch, Watched};
@@ -105,7 +106,7 @@ impl Resolver {
             name: name.into(),
             reply,
         };
-        send(Job::Ask(question));
+        JOBS.send(Job::Ask(question), work);
         answer.await.unwrap_or(Err(ResolveError::ServerFailure))
     }
 
@@ -145,13 +146,14 @@ impl Resolver {
         let (first, receiver) = std_mpsc::channel();
         let resolver = self.clone();
         let group = Arc::downgrade(group);
-        send(Job::Watch(Watch {
+        let watch = Watch {
             resolver,
             registry,
             group,
             servers,
             first: Some(first),
-        }));
+        };
+        JOBS.send(Job::Watch(watch), work);
         receiver
     }
 }
@@ -201,36 +203,17 @@ enum Job {
 /// Those who wait for an answer under way, by resolver and name.
 type Waiting = Rc<RefCell<HashMap<(usize, Box<str>), Vec<Question>>>>;
 
-/// Hands a job to the background thread, which it starts when there is none.
-fn send(job: Job) {
-    static JOBS: OnceLock<mpsc::UnboundedSender<Job>> = OnceLock::new();
-    let jobs = JOBS.get_or_init(|| {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        // Without a thread the receiver is gone, and every question ends in `ServerFailure`.
-        let _ = std::thread::Builder::new()
-            .name("resolver".into())
-            .spawn(|| run(receiver));
-        sender
-    });
-    let _ = jobs.send(job);
-}
+/// Where names are looked up. Without the thread every question ends in `ServerFailure`.
+static JOBS: Background<Job> = Background::new("resolver");
 
-fn run(mut jobs: mpsc::UnboundedReceiver<Job>) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    else {
-        return;
-    };
+async fn work(mut jobs: mpsc::UnboundedReceiver<Job>) {
     let waiting = Waiting::default();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        while let Some(job) = jobs.recv().await {
-            match job {
-                Job::Ask(question) => ask(question, &waiting),
-                Job::Watch(watch) => drop(tokio::task::spawn_local(watch.run())),
-            }
+    while let Some(job) = jobs.recv().await {
+        match job {
+            Job::Ask(question) => ask(question, &waiting),
+            Job::Watch(watch) => drop(tokio::task::spawn_local(watch.run())),
         }
-    });
+    }
 }
 
 /// Answers a question, joining it to one for the same name that is under way.
