@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::keepalive::Keepalive;
 use super::peer::{PeerAddr, Registry};
 use super::pool::{Group, Method, ServerSpec};
+use super::resolve::Resolver;
 
 /// The group of an address known when the configuration loads. `name` is `host:port` or the unix
 /// path as written.
@@ -22,6 +23,18 @@ pub fn group(registry: &Registry, name: &str, addrs: Vec<PeerAddr>, keepalive: K
         Method::RoundRobin,
         keepalive,
     )
+}
+
+/// Looks up the name that a variable came to.
+///
+/// # Errors
+/// The message about it for the log.
+pub async fn resolve(resolver: Option<&Resolver>, host: &str) -> Result<Arc<[IpAddr]>, String> {
+    let Some(resolver) = resolver else {
+        return Err(format!("no resolver defined to resolve {host}"));
+    };
+    let found = resolver.resolve(host).await;
+    found.map_err(|error| format!("{host} could not be resolved ({error})"))
 }
 
 /// The groups of addresses known only at run time, of one worker. A group lives on while its name

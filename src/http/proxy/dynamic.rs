@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::http::exchange::Exchange;
 use crate::observe::Level;
-use crate::upstream::Group;
+use crate::upstream::{Group, implicit};
 use crate::vars::Template;
 
 use super::conf::Url;
@@ -58,18 +58,10 @@ pub async fn find(ex: &mut Exchange, template: &Template<Exchange>) -> Result<Ar
 
 async fn resolve(ex: &Exchange, host: &str) -> Result<Arc<[std::net::IpAddr]>, u16> {
     let generation = ex.generation();
-    let Some(resolver) = &generation.location(ex.location).core.resolver else {
-        ex.log(
-            Level::Error,
-            format_args!("no resolver defined to resolve {host}"),
-        );
-        return Err(502);
-    };
-    resolver.resolve(host).await.map_err(|error| {
-        ex.log(
-            Level::Error,
-            format_args!("{host} could not be resolved ({error})"),
-        );
+    let resolver = &generation.location(ex.location).core.resolver;
+    let found = implicit::resolve(resolver.as_ref(), host).await;
+    found.map_err(|message| {
+        ex.log(Level::Error, format_args!("{message}"));
         502
     })
 }

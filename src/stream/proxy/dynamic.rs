@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::observe::Level;
 use crate::stream::serve::End;
 use crate::stream::session::Session;
-use crate::upstream::{Group, PeerAddr, Target};
+use crate::upstream::{Group, PeerAddr, Target, implicit};
 use crate::vars::Template;
 
 use super::Conf;
@@ -49,18 +49,9 @@ pub async fn find(
 }
 
 async fn resolve(s: &Session, host: &str, conf: &Conf) -> Result<Arc<[IpAddr]>, End> {
-    let Some(resolver) = &conf.resolver else {
-        s.log(
-            Level::Error,
-            format_args!("no resolver defined to resolve {host}"),
-        );
-        return Err(500);
-    };
-    resolver.resolve(host).await.map_err(|error| {
-        s.log(
-            Level::Error,
-            format_args!("{host} could not be resolved ({error})"),
-        );
+    let found = implicit::resolve(conf.resolver.as_ref(), host).await;
+    found.map_err(|message| {
+        s.log(Level::Error, format_args!("{message}"));
         500
     })
 }
