@@ -116,6 +116,7 @@ impl Gateway {
         self.http.groups.watch();
         self.stream.groups.watch();
         self.http.keep_staples();
+        self.stream.keep_staples();
         Ok(())
     }
 

@@ -136,11 +136,10 @@ impl RawListen {
                 self.udp = true;
                 return Ok(());
             }
-            ("ssl", None) if kind == Kind::Http => {
+            ("ssl", None) => {
                 self.ssl = true;
                 return Ok(());
             }
-            ("ssl", None) => return Err(later(word)),
             ("quic" | "http2" | "spdy", None) if kind == Kind::Http => return Err(later(word)),
             ("bind", None) => {}
             ("deferred", None) => self.options.deferred = true,

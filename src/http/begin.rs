@@ -21,7 +21,9 @@ pub async fn begin(ex: &mut Exchange, client: &mut Client) -> bool {
         return false;
     }
     // Its own future: a connection without TLS has no place for a handshake.
-    !listen.ssl || Box::pin(tls::begin(ex, client)).await != Beginning::Over
+    !listen.ssl
+        || ex.client.tls.is_some()
+        || Box::pin(tls::begin(ex, client)).await != Beginning::Over
 }
 
 async fn read_proxy_protocol(ex: &mut Exchange, client: &mut Client) -> bool {

@@ -79,6 +79,7 @@ impl Client {
 
     /// From here on everything goes through TLS.
     pub fn encrypt(&mut self, transport: Box<Transport>) {
+        self.closed |= transport.is_closed();
         self.tls = Some(transport);
     }
 

@@ -13,6 +13,7 @@ use crate::base::listen::ListenAddr;
 use crate::base::places::Places;
 use crate::observe::Level;
 use crate::ring::{Chunk, Expect, Recv, Socket};
+use crate::ssl::Secured;
 use crate::tls::Transport;
 
 use super::body::{self, RequestBody};
@@ -63,10 +64,11 @@ enum Stage {
 
 /// Serves a client connection until it closes.
 pub fn serve(local: Rc<Local>, sock: Socket, remote: Remote, listen: Rc<ListenAddr>) -> Connection {
-    serve_passed(local, sock, remote, listen, None, None)
+    serve_passed(local, sock, remote, listen, None, None, None)
 }
 
-/// As [`serve`], for a connection of which `early` was read already and `recv` is under way.
+/// As [`serve`], for a connection of which `early` was read already and `recv` is under way, and
+/// which may be encrypted: `early` is what was in it then.
 pub fn serve_passed(
     local: Rc<Local>,
     sock: Socket,
@@ -74,14 +76,18 @@ pub fn serve_passed(
     listen: Rc<ListenAddr>,
     early: Option<Chunk>,
     recv: Option<Recv>,
+    tls: Option<(Rc<Secured>, Box<Transport>)>,
 ) -> Connection {
     local.places.opened();
     let slot = local.waiting.enter();
+    let (secured, transport) = tls.unzip();
+    let mut info = client_info(&sock, remote, listen);
+    info.tls = secured;
     let fresh = Parked {
-        info: Box::new(client_info(&sock, remote, listen)),
+        info: Box::new(info),
         sock,
         recv,
-        tls: None,
+        tls: transport,
         has_begun: false,
         deadline: None,
     };
@@ -219,12 +225,16 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
         deadline,
     } = parked;
     let mut client = Client::new(sock, recv);
+    if !has_begun && let Some(early) = &chunk {
+        // Plain, even where TLS is in use already: it was passed on opened.
+        client.take_in(early);
+    }
     if let Some(tls) = tls {
         client.encrypt(tls);
     }
     let mut ex = Exchange::new(Rc::clone(&place.local), *info);
     let mut idle_deadline = deadline;
-    if let Some(chunk) = chunk {
+    if has_begun && let Some(chunk) = chunk {
         client.take_in(&chunk);
     }
     if !has_begun && !begin::begin(&mut ex, &mut client).await {

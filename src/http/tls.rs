@@ -88,27 +88,10 @@ async fn shake(ex: &mut Exchange, wire: &mut Unsecured<'_>) -> Result<Option<Beg
     let generation = ex.generation();
     route::choose_first_server(ex, &name);
     let listen = &generation.http.listens[ex.listen as usize];
-    let own = &generation.server(ex.server).ssl;
     let default = &generation.server(listen.default_server).ssl;
-    let conf = if own.server.is_some() { own } else { default };
-    let Some(server) = &conf.server else {
-        return Err(Failed::because("no certificate for this name"));
-    };
-    let mut begun = match conf.dynamic.as_ref().filter(|_| !server.reject) {
-        None => ssl::shake(wire, server, &name).await?,
-        Some(dynamic) => {
-            // For the variables in the paths.
-            ex.client.tls = Some(Rc::new(Secured::named(&name)));
-            let loaded = dynamic.load(ex, server).await;
-            ex.client.tls = None;
-            let server = loaded.map_err(|why| {
-                ex.log(Level::Error, format_args!("{why} while {}", ex.doing));
-                Failed::because("no certificate")
-            })?;
-            ssl::shake(wire, &server, &name).await?
-        }
-    };
-    if let Some(ocsp) = &conf.ocsp {
+    let conf = generation.server(ex.server).ssl.or(default);
+    let mut begun = ssl::accept(ex, wire, conf, &name).await?;
+    if let (Some(ocsp), Some(server)) = (&conf.ocsp, &conf.server) {
         // Its own future: few connections need the place for it.
         Box::pin(ask_status(ex, ocsp, server, &mut begun.secured)).await;
     }
@@ -133,7 +116,6 @@ fn take_over(ex: &mut Exchange, client: &mut Client, begun: Begun) {
     let received = std::mem::replace(&mut client.input, begun.plain);
     client.encrypt(begun.transport);
     client.take_in(&received);
-    client.closed |= begun.peer_closed;
 }
 
 /// Whether a request may go on, by what its server demands of TLS; otherwise the status to refuse

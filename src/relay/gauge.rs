@@ -42,7 +42,7 @@ pub struct Gauge {
     row: u8,
     /// More is likely to be there already.
     goes_on: bool,
-    /// Bytes to be copied until a pipe is asked for again.
+    /// Bytes to be copied until a pipe is asked for again; `u64::MAX` for never.
     copying: u64,
     /// Bytes through the pipe since the source was last found empty.
     burst: u64,
@@ -59,6 +59,14 @@ enum Stage {
 }
 
 impl Gauge {
+    /// For a direction that no pipe will do for.
+    pub fn without_pipe() -> Gauge {
+        Gauge {
+            copying: u64::MAX,
+            ..Gauge::default()
+        }
+    }
+
     /// Whether more is likely to be there already.
     pub fn expect(&self) -> Expect {
         // After a message nothing is there yet; in the midst of a bulk there surely is.
@@ -93,7 +101,9 @@ impl Gauge {
             self.stage = forced.after(count as u64);
             return;
         }
-        self.copying = self.copying.saturating_sub(count as u64);
+        if self.copying != u64::MAX {
+            self.copying = self.copying.saturating_sub(count as u64);
+        }
         self.goes_on = match self.stage {
             Stage::Small => is_full,
             _ => count >= WELL_FILLED,

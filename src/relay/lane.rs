@@ -74,7 +74,7 @@ impl Lane {
             let received = &way.flow.received;
             received.set(received.get() + early.len() as u64);
         }
-        let send = (!first.is_empty()).then(|| way.to.send(first));
+        let send = (!first.is_empty()).then(|| way.send(first));
         let recv = recv.or_else(|| {
             let waits = early.is_empty();
             waits.then(|| way.from.recv(Expect::Later, Class::Stream))
@@ -84,7 +84,7 @@ impl Lane {
                 recv,
                 send,
                 next: early,
-                ended: None,
+                ended: way.is_closed().then_some(Ok(())),
             }),
             gauge,
             pace,
@@ -95,15 +95,25 @@ impl Lane {
         matches!(self.pass, Pass::Ended)
     }
 
+    /// Whether something is on its way to the destination.
+    pub fn is_sending(&self) -> bool {
+        match &self.pass {
+            Pass::Copy(copy) => copy.send.is_some(),
+            Pass::Splice(splice) => splice.pipe.is_some(),
+            Pass::Ended => false,
+        }
+    }
+
     /// Counts what has been sent and not been noticed, for a relay that is over: the peer may have
     /// had its last bytes and closed before the send was looked at.
     pub fn settle(&mut self, way: Way<'_>) {
         if let Pass::Copy(copy) = &mut self.pass
             && let Some(send) = &mut copy.send
-            && let Some((result, _)) = send.try_take()
+            && let Some((result, bytes)) = send.try_take()
         {
             copy.send = None;
-            way.has_sent(result.map_or(0, |count| count as u64));
+            // Whether it failed does not matter any more.
+            let _ = way.sent(result, bytes);
         }
     }
 
@@ -187,11 +197,17 @@ impl Copying {
                 if let Some(pace) = pace {
                     pace.passed(piece.len() as u64);
                 }
-                self.send = Some(way.to.send(piece));
+                self.send = Some(way.send(piece));
                 self.read_on(way, gauge);
                 if self.rests(cx, way, gauge) {
                     return Poll::Pending;
                 }
+                continue;
+            }
+            if let Some(Ok(())) = &self.ended
+                && let Some(end) = way.end()
+            {
+                self.send = Some(way.to.send(end));
                 continue;
             }
             if let Some(ended) = self.ended.take() {
@@ -217,16 +233,16 @@ impl Copying {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, way: Way<'_>) -> io::Result<()> {
         if let Some(send) = &mut self.send
-            && let Poll::Ready((result, _)) = Pin::new(send).poll(cx)
+            && let Poll::Ready((result, bytes)) = Pin::new(send).poll(cx)
         {
             self.send = None;
-            way.has_sent(result? as u64);
+            way.sent(result, bytes)?;
         }
         Ok(())
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>, way: Way<'_>, gauge: &mut Gauge) {
-        if let Some(recv) = &mut self.recv
+        while let Some(recv) = &mut self.recv
             && self.next.is_empty()
             && let Poll::Ready(result) = Pin::new(recv).poll(cx)
         {
@@ -234,9 +250,14 @@ impl Copying {
             match result {
                 Ok(chunk) if chunk.is_empty() => self.ended = Some(Ok(())),
                 Ok(chunk) => {
-                    way.has_received(chunk.len() as u64);
                     gauge.received(chunk.len(), chunk.is_full());
-                    self.next = chunk;
+                    (self.next, self.ended) = way.open(chunk);
+                    if !self.next.is_empty() {
+                        way.has_received(self.next.len() as u64);
+                    } else if self.ended.is_none() {
+                        // Of a record that has not come whole there is nothing yet.
+                        self.recv = Some(way.from.recv(gauge.expect(), gauge.class()));
+                    }
                 }
                 Err(error) => self.ended = Some(Err(error)),
             }

@@ -3,7 +3,8 @@
 //! Each direction is a [`lane`]: it begins by receiving into the worker's buffers and sending from
 //! them, moves to splice(2) when it proves bulky ([`gauge`]) and back when it calms down. A lane
 //! that waits holds neither a buffer nor a pipe, and one that is held up by its destination holds
-//! two buffers or what is left in one pipe, and reads no more.
+//! two buffers or what is left in one pipe, and reads no more. Where an end is encrypted there is
+//! no pipe, and every byte passes through the record layer ([`sealed`]).
 
 mod gauge;
 mod lane;
@@ -12,7 +13,7 @@ mod sealed;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -20,12 +21,12 @@ use std::task::{Context, Poll, Waker};
 
 use crate::base::clock;
 use crate::ring::{self, Chunk, Recv, Socket};
+use crate::tls::Transport;
 
 use gauge::Gauge;
 use lane::{Ended, Lane};
 pub use pace::Pace;
-
-pub use sealed::relay_sealed;
+use sealed::Seals;
 
 /// What both directions keep to.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,9 @@ pub struct End<'a> {
     pub early: Chunk,
     /// Bytes to be sent to here before anything else (a PROXY protocol header).
     pub first: Chunk,
+    /// What encrypts the connection, if anything does. `early` and `first` are plain, `recv` is
+    /// not.
+    pub tls: Option<Box<Transport>>,
 }
 
 impl<'a> End<'a> {
@@ -64,6 +68,7 @@ impl<'a> End<'a> {
             recv: None,
             early: Chunk::empty(),
             first: Chunk::empty(),
+            tls: None,
         }
     }
 }
@@ -168,6 +173,11 @@ pub fn is_reset(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the peer has sent what is no TLS, where there should be some.
+pub fn is_broken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}
+
 /// Passes on what both sides send until [`Outcome`]. It begins at once; the result is to be
 /// awaited, and may be dropped only together with both sockets.
 ///
@@ -179,18 +189,22 @@ pub fn relay<'a>(
     flows: &'a Flows,
     stop: &'a Stop,
 ) -> Relay<'a> {
-    relay_gauged(client, upstream, conf, flows, stop, <[Gauge; 2]>::default())
+    let gauges = match (&client.tls, &upstream.tls) {
+        (None, None) => <[Gauge; 2]>::default(),
+        _ => [Gauge::without_pipe(), Gauge::without_pipe()],
+    };
+    relay_gauged(client, upstream, conf, flows, stop, gauges)
 }
 
 fn relay_gauged<'a>(
-    client: End<'a>,
-    upstream: End<'a>,
+    mut client: End<'a>,
+    mut upstream: End<'a>,
     conf: &Conf,
     flows: &'a Flows,
     stop: &'a Stop,
     [up, down]: [Gauge; 2],
 ) -> Relay<'a> {
-    let link = Link::new(&client, &upstream, conf, flows);
+    let link = Link::new(&mut client, &mut upstream, conf, flows);
     let paces = [conf.upload_rate, conf.download_rate].map(Pace::new);
     let [up_pace, down_pace] = paces;
     let up = Lane::new(
@@ -247,8 +261,12 @@ impl Future for Relay<'_> {
             {
                 this.up.settle(this.link.way(Side::Client));
                 this.down.settle(this.link.way(Side::Upstream));
+                this.say_farewell(&outcome);
                 return Poll::Ready(outcome);
             }
+        }
+        if let Some(seals) = &this.link.seals {
+            seals.borrow_mut().rest();
         }
         Poll::Pending
     }
@@ -259,6 +277,26 @@ impl Relay<'_> {
     fn end(&self, from: Side, ended: Ended) -> Option<Outcome> {
         let both = self.up.has_ended() && self.down.has_ended();
         self.link.end(from, ended, both || !self.half_close)
+    }
+
+    /// Tells who has ended the relay what there is to say in TLS, unless it does not listen.
+    fn say_farewell(&self, outcome: &Outcome) {
+        let side = match outcome {
+            Outcome::Closed { by } => *by,
+            Outcome::Failed { side, error, .. } if is_broken(error) => *side,
+            _ => return,
+        };
+        let (lane, way) = match side {
+            Side::Client => (&self.down, self.link.way(Side::Upstream)),
+            Side::Upstream => (&self.up, self.link.way(Side::Client)),
+        };
+        if !lane.is_sending()
+            && let Some(words) = way.farewell()
+            && !words.is_empty()
+        {
+            // It goes on by itself, and the connection closes behind it.
+            drop(way.to.send(words));
+        }
     }
 }
 
@@ -282,11 +320,18 @@ struct Link<'a> {
     splicing: Cell<u8>,
     /// Of [`ring::wake_at_sweep`].
     sweep: Cell<u64>,
+    /// What encrypts the connections, where anything does.
+    seals: Option<Box<RefCell<Seals>>>,
 }
 
 impl<'a> Link<'a> {
     /// Between the two ends, and the time of [`Conf::idle_ms`] begins.
-    fn new(client: &End<'a>, upstream: &End<'a>, conf: &Conf, flows: &'a Flows) -> Link<'a> {
+    fn new(
+        client: &mut End<'a>,
+        upstream: &mut End<'a>,
+        conf: &Conf,
+        flows: &'a Flows,
+    ) -> Link<'a> {
         let link = Link {
             client: client.sock,
             upstream: upstream.sock,
@@ -294,6 +339,7 @@ impl<'a> Link<'a> {
             idle_ms: conf.idle_ms,
             splicing: Cell::new(0),
             sweep: Cell::new(0),
+            seals: Seals::new([client.tls.take(), upstream.tls.take()]),
         };
         link.touch();
         link
@@ -305,6 +351,7 @@ impl<'a> Link<'a> {
             Side::Upstream => (self.upstream, self.client, &self.flows.down),
         };
         Way {
+            side: from,
             from: source,
             to,
             flow,
@@ -380,6 +427,8 @@ impl<'a> Link<'a> {
 /// One direction's view of the [`Link`].
 #[derive(Clone, Copy)]
 struct Way<'a> {
+    /// The source.
+    side: Side,
     from: &'a Socket,
     to: &'a Socket,
     flow: &'a Flow,

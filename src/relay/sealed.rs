@@ -1,165 +1,191 @@
-//! A relay of which an end is encrypted: every byte passes through the record layer.
+//! TLS at the ends of a relay: what comes is opened, what goes is sealed, in buffers that the
+//! worker's relays take turns with, so that a relay that waits has none.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
-use std::task::{Context, Poll};
 
-use crate::ring::{Class, Expect};
-use crate::tls::Transport;
+use crate::ring::{Chunk, Send};
+use crate::tls::{Broken, Transport};
 
-use super::lane::Ended;
-use super::{Conf, End, Flows, Link, Outcome, Side, Stop, Way};
+use super::{Side, Way};
 
-/// Buffers above this are given up while a direction waits.
-const KEPT_BYTES_MAX: usize = 4 << 10;
-
-/// The encryption of an end, if there is any.
-type Seal = Option<RefCell<Box<Transport>>>;
-
-/// As [`super::relay`], with the encryption of the client's connection and of the upstream's.
-/// There are no rates.
-pub async fn relay_sealed(
-    client: End<'_>,
-    upstream: End<'_>,
-    [client_tls, upstream_tls]: [Option<Box<Transport>>; 2],
-    conf: &Conf,
-    flows: &Flows,
-    stop: &Stop,
-) -> Outcome {
-    let link = Link::new(&client, &upstream, conf, flows);
-    let (client_tls, upstream_tls) = (client_tls.map(RefCell::new), upstream_tls.map(RefCell::new));
-    let (mut client, mut upstream) = (client, upstream);
-    let (first_up, first_down) = (take(&mut upstream.first), take(&mut client.first));
-    let up = pass(
-        link.way(Side::Client),
-        first_up,
-        client,
-        &client_tls,
-        &upstream_tls,
-    );
-    let down = pass(
-        link.way(Side::Upstream),
-        first_down,
-        upstream,
-        &upstream_tls,
-        &client_tls,
-    );
-    let (mut up, mut down) = (pin!(up), pin!(down));
-    let mut has_ended = [false; 2];
-    poll_fn(|cx: &mut Context<'_>| {
-        if stop.poll(cx) {
-            return Poll::Ready(Outcome::Stopped);
-        }
-        for (at, from) in [Side::Client, Side::Upstream].into_iter().enumerate() {
-            if has_ended[at] {
-                continue;
-            }
-            let polled = match from {
-                Side::Client => up.as_mut().poll(cx),
-                Side::Upstream => down.as_mut().poll(cx),
-            };
-            let Poll::Ready(ended) = polled else { continue };
-            has_ended[at] = true;
-            let both = has_ended[0] && has_ended[1];
-            if let Some(outcome) = link.end(from, ended, both || !conf.half_close) {
-                return Poll::Ready(outcome);
-            }
-        }
-        Poll::Pending
-    })
-    .await
+/// What encrypts the connections of a relay.
+pub struct Seals {
+    client: Option<Seal>,
+    upstream: Option<Seal>,
 }
 
-fn take(chunk: &mut crate::ring::Chunk) -> Vec<u8> {
-    std::mem::take(chunk).to_vec()
+/// What encrypts a connection.
+struct Seal {
+    transport: Box<Transport>,
+    /// How the peer has broken it.
+    broken: Option<Broken>,
+    /// Plain bytes in the records on their way; none if those are the last word.
+    sending: u32,
+    /// We have said that nothing more will come.
+    said_end: bool,
 }
 
-/// Passes on what comes from one end until it ends.
-async fn pass(way: Way<'_>, first: Vec<u8>, from: End<'_>, open: &Seal, seal: &Seal) -> Ended {
-    let End { recv, early, .. } = from;
-    let mut recv = recv;
-    let mut plain = first;
-    if !early.is_empty() {
-        way.flow
-            .received
-            .set(way.flow.received.get() + early.len() as u64);
-        plain.extend_from_slice(&early);
-    }
-    drop(early);
-    let mut has_ended = None;
-    loop {
-        if !plain.is_empty() {
-            match send(way, plain, seal).await {
-                Ok(buffer) => plain = buffer,
-                Err(error) => return Ended::Sending(error),
-            }
+/// Buffers that are kept for the relays of a worker.
+const SPARE_MAX: usize = 8;
+
+/// A buffer above this is not kept: what a large chunk takes as records.
+const SPARE_BYTES_MAX: usize = 40 << 10;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Seals {
+    /// Of the client's connection and of the upstream's; none if neither is encrypted.
+    pub fn new([client, upstream]: [Option<Box<Transport>>; 2]) -> Option<Box<RefCell<Seals>>> {
+        if client.is_none() && upstream.is_none() {
+            return None;
         }
-        if let Some(result) = has_ended {
-            if let Some(seal) = seal {
-                let wire = seal.borrow_mut().seal_close();
-                let _ = way.to.send(wire).await;
-            }
-            return Ended::Received(result);
-        }
-        if plain.capacity() > KEPT_BYTES_MAX {
-            plain = Vec::new();
-        }
-        let read = recv
-            .take()
-            .unwrap_or_else(|| way.from.recv(Expect::Later, Class::Stream));
-        has_ended = match read.await {
-            Ok(chunk) if chunk.is_empty() => Some(Ok(())),
-            Ok(chunk) => {
-                let opened = take_in(way, &chunk, &mut plain, open);
-                way.has_received(plain.len() as u64);
-                opened
-            }
-            Err(error) => Some(Err(error)),
+        let seal = |transport| Seal {
+            transport,
+            broken: None,
+            sending: 0,
+            said_end: false,
         };
+        Some(Box::new(RefCell::new(Seals {
+            client: client.map(seal),
+            upstream: upstream.map(seal),
+        })))
     }
-}
 
-/// Appends what was received to `plain`, and says whether and how the source has ended with it.
-fn take_in(
-    way: Way<'_>,
-    received: &[u8],
-    plain: &mut Vec<u8>,
-    open: &Seal,
-) -> Option<io::Result<()>> {
-    let Some(open) = open else {
-        plain.extend_from_slice(received);
-        return None;
-    };
-    let mut open = open.borrow_mut();
-    match open.open(received, plain) {
-        Ok(()) => open.is_closed().then_some(Ok(())),
-        Err(broken) => {
-            drop(way.from.send(open.seal_alert(broken)));
-            let error = io::Error::new(io::ErrorKind::InvalidData, broken.reason());
-            Some(Err(error))
+    /// Gives up what buffers there are, while nothing moves.
+    pub fn rest(&mut self) {
+        for seal in [&mut self.client, &mut self.upstream].into_iter().flatten() {
+            seal.transport.rest();
+        }
+    }
+
+    fn at(&mut self, side: Side) -> Option<&mut Seal> {
+        match side {
+            Side::Client => self.client.as_mut(),
+            Side::Upstream => self.upstream.as_mut(),
         }
     }
 }
 
-/// Sends what is in `plain` and gives the buffer back, empty.
-async fn send(way: Way<'_>, mut plain: Vec<u8>, seal: &Seal) -> io::Result<Vec<u8>> {
-    let count = plain.len() as u64;
-    let Some(seal) = seal else {
-        let (result, mut plain) = way.to.send(plain).await;
-        result?;
-        way.has_sent(count);
-        plain.clear();
-        return Ok(plain);
-    };
-    let wire = seal.borrow_mut().seal(&plain);
-    plain.clear();
-    let (result, wire) = way.to.send(wire).await;
-    result?;
-    way.has_sent(count);
-    if wire.capacity() <= KEPT_BYTES_MAX {
-        seal.borrow_mut().keep(wire);
+impl Way<'_> {
+    /// What is in the bytes received, and whether and how the source has ended with them. There may
+    /// be nothing yet.
+    pub fn open(self, received: Chunk) -> (Chunk, Option<io::Result<()>>) {
+        let Some(seals) = &self.link.seals else {
+            return (received, None);
+        };
+        let mut seals = seals.borrow_mut();
+        let Some(seal) = seals.at(self.side) else {
+            return (received, None);
+        };
+        let mut plain = spare();
+        let ended = match seal.transport.open(&received, &mut plain) {
+            Ok(()) => seal.transport.is_closed().then_some(Ok(())),
+            Err(broken) => {
+                seal.broken = Some(broken);
+                let reason = broken.reason();
+                Some(Err(io::Error::new(io::ErrorKind::InvalidData, reason)))
+            }
+        };
+        (plain.into(), ended)
     }
-    Ok(plain)
+
+    /// Whether the source has said in TLS that nothing more will come.
+    pub fn is_closed(self) -> bool {
+        let Some(seals) = &self.link.seals else {
+            return false;
+        };
+        let mut seals = seals.borrow_mut();
+        seals
+            .at(self.side)
+            .is_some_and(|source| source.transport.is_closed())
+    }
+
+    /// Sends bytes to the destination, as records if it is encrypted.
+    pub fn send(self, plain: Chunk) -> Send<Chunk> {
+        let Some(seals) = &self.link.seals else {
+            return self.to.send(plain);
+        };
+        let mut seals = seals.borrow_mut();
+        let Some(seal) = seals.at(self.side.other()) else {
+            return self.to.send(plain);
+        };
+        let mut wire = spare();
+        seal.transport.seal_into(&plain, &mut wire);
+        seal.sending = plain.len() as u32;
+        keep(plain);
+        self.to.send(wire.into())
+    }
+
+    /// A send has ended: counts what it sent, and takes its buffer back.
+    pub fn sent(self, result: io::Result<usize>, bytes: Chunk) -> io::Result<()> {
+        let Some(seals) = &self.link.seals else {
+            self.has_sent(result? as u64);
+            return Ok(());
+        };
+        keep(bytes);
+        let sending = seals
+            .borrow_mut()
+            .at(self.side.other())
+            .map(|to| to.sending);
+        match sending {
+            None => self.has_sent(result? as u64),
+            // Nothing is lost without the last word.
+            Some(0) => {}
+            Some(count) => result.map(|_| self.has_sent(count.into()))?,
+        }
+        Ok(())
+    }
+
+    /// What tells the destination that the source has ended, if it is encrypted and was not told
+    /// yet. Nothing if the source did not say so itself: both may think what they like of that.
+    pub fn end(self) -> Option<Chunk> {
+        let mut seals = self.link.seals.as_ref()?.borrow_mut();
+        let source = seals.at(self.side);
+        if source.is_some_and(|source| !source.transport.is_closed()) {
+            return None;
+        }
+        seals.at(self.side.other())?.say_end()
+    }
+
+    /// The last that the destination hears when the relay is over: what it has broken, or that
+    /// nothing more will come.
+    pub fn farewell(self) -> Option<Chunk> {
+        let mut seals = self.link.seals.as_ref()?.borrow_mut();
+        let seal = seals.at(self.side.other())?;
+        match seal.broken {
+            Some(broken) => Some(seal.transport.seal_alert(broken).into()),
+            None => seal.say_end(),
+        }
+    }
+}
+
+impl Seal {
+    fn say_end(&mut self) -> Option<Chunk> {
+        if self.said_end {
+            return None;
+        }
+        self.said_end = true;
+        self.sending = 0;
+        Some(self.transport.seal_close().into())
+    }
+}
+
+/// An empty buffer.
+fn spare() -> Vec<u8> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Keeps the buffer of these bytes for the next ones.
+fn keep(bytes: Chunk) {
+    let Some(buffer) = bytes.into_buffer() else {
+        return;
+    };
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+            spare.push(buffer);
+        }
+    });
 }

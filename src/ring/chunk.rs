@@ -113,6 +113,18 @@ impl Chunk {
         first
     }
 
+    /// The buffer of bytes on the heap, emptied, to be used again. None for a leased one, which
+    /// goes back to the worker.
+    pub fn into_buffer(self) -> Option<Vec<u8>> {
+        if self.group != HEAP || self.capacity == 0 {
+            return None;
+        }
+        let chunk = std::mem::ManuallyDrop::new(self);
+        // SAFETY: pointer and capacity are those of the vector in `From<Vec<u8>>`, which is not
+        // dropped by the chunk any more.
+        Some(unsafe { Vec::from_raw_parts(chunk.buffer.as_ptr(), 0, chunk.capacity) })
+    }
+
     /// Counts one more owner of the buffer; false if it has to be copied.
     fn share(&self) -> bool {
         self.group != HEAP
@@ -206,5 +218,8 @@ mod tests {
         let rest = chunk.split_to(3);
         assert!(chunk.is_empty() && rest.len() == 3);
         assert_eq!(format!("{rest:?}"), "Chunk(bod)");
+        let buffer = rest.into_buffer().unwrap();
+        assert!(buffer.is_empty() && buffer.capacity() >= 3);
+        assert!(Chunk::empty().into_buffer().is_none());
     }
 }

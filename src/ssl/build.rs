@@ -57,7 +57,7 @@ impl Raw {
     /// What nginx refuses: a file that is missing or something else, a certificate without key or
     /// with another's, a list of ciphers that leaves none, an unknown variable or command.
     pub fn compile<S: Subject>(&self, own: Own, c: &mut Compiler<'_, '_, S>) -> Result<Conf<S>> {
-        self.declare_zones(&mut c.common)?;
+        self.declare_zones(c.common)?;
         let words = self.pairs()?;
         let reject = self.reject_handshake.unwrap_or(false);
         if words.is_empty() && !reject {

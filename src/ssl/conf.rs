@@ -75,6 +75,16 @@ impl<S> Default for Conf<S> {
     }
 }
 
+impl<S> Conf<S> {
+    /// What counts for a handshake: this, or the `default` server's if nothing is said here.
+    pub fn or<'c>(&'c self, default: &'c Conf<S>) -> &'c Conf<S> {
+        match self.server {
+            Some(_) => self,
+            None => default,
+        }
+    }
+}
+
 /// Whether there is a certificate for every handshake with an address that is not refused:
 /// `default` is of its default server, `all` of each behind it. `span` is where `ssl` is written.
 ///

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 
 use rustls::pki_types::UnixTime;
 
-use super::Secured;
+use super::{Conf, Secure, Secured};
 use crate::base::client_hello::{self, Parsed};
 use crate::observe::os_error;
 use crate::tls::{Established, Handshake, Progress, Server, Transport, x509};
@@ -47,8 +48,6 @@ pub struct Begun {
     pub transport: Box<Transport>,
     /// What the client has sent behind its side of the handshake already.
     pub plain: Vec<u8>,
-    /// The client has ended its side with that.
-    pub peer_closed: bool,
 }
 
 /// Why there is no connection with TLS. `Display` is nginx's message for its log at `info`, without
@@ -125,11 +124,36 @@ pub async fn hello(wire: &mut impl Wire) -> Result<Hello, Failed> {
     }
 }
 
-/// The handshake from the ClientHello to the client's last word.
+/// Makes the handshake as a server wants it that the client knows by this name. `s` is who is
+/// served.
 ///
 /// # Errors
 /// It failed; the client was told why.
-pub async fn shake(wire: &mut impl Wire, server: &Server, name: &str) -> Result<Begun, Failed> {
+pub async fn accept<S: Secure>(
+    s: &mut S,
+    wire: &mut impl Wire,
+    conf: &Conf<S>,
+    name: &str,
+) -> Result<Begun, Failed> {
+    let Some(server) = &conf.server else {
+        return Err(Failed::because("no certificate for this name"));
+    };
+    let Some(dynamic) = conf.dynamic.as_ref().filter(|_| !server.reject) else {
+        return shake(wire, server, name).await;
+    };
+    // For the variables in the paths.
+    s.set_secured(Some(Rc::new(Secured::named(name))));
+    let loaded = dynamic.load(s, server).await;
+    s.set_secured(None);
+    let server = loaded.map_err(|why| {
+        s.log_error(&why);
+        Failed::because("no certificate")
+    })?;
+    shake(wire, &server, name).await
+}
+
+/// The handshake from the ClientHello to the client's last word.
+async fn shake(wire: &mut impl Wire, server: &Server, name: &str) -> Result<Begun, Failed> {
     if server.reject {
         let _ = wire.send(UNRECOGNIZED_NAME.to_vec()).await;
         return Err(Failed::because("handshake rejected"));
@@ -155,7 +179,6 @@ fn take_over(server: &Server, established: Established) -> Begun {
         records,
         session,
         plain,
-        peer_closed,
     } = established;
     let verified = match &server.trust {
         Some(trust) if !session.certificates.is_empty() => {
@@ -171,7 +194,6 @@ fn take_over(server: &Server, established: Established) -> Begun {
         },
         transport: Transport::new(records, Vec::new()),
         plain,
-        peer_closed,
     }
 }
 

@@ -18,9 +18,11 @@ pub use build::{Compiler, Own};
 pub use conf::{Common, Conf, Protocols, Verify, check_listen};
 pub use directives::{Raw, Speaks, rows};
 pub use dynamic::Dynamic;
-pub use handshake::{Begun, Failed, Hello, Wire, hello, shake};
+pub use handshake::{Begun, Failed, Hello, Wire, accept, hello};
 pub use ocsp::{Ocsp, Unproven};
 pub use variables::variables;
+
+use std::rc::Rc;
 
 use crate::tls::Session;
 use crate::tls::verify::Failure;
@@ -101,4 +103,10 @@ impl std::fmt::Display for Refused {
 pub trait Secure: Subject {
     /// What is known of it; none without TLS.
     fn secured(&self) -> Option<&Secured>;
+
+    /// Says what is known of it from now on.
+    fn set_secured(&mut self, secured: Option<Rc<Secured>>);
+
+    /// Tells the error log why there is no certificate for a client.
+    fn log_error(&self, why: &str);
 }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use crate::base::listen::{ListenAddr, ListenOptions};
-use crate::upstream::Groups;
+use crate::upstream::{Groups, ocsp};
 use crate::vars::{ServerNames, Template};
 
-use super::modules::{access, core, limit_conn, log, pass, realip, set};
+use super::modules::{access, core, limit_conn, log, pass, realip, set, ssl};
 use super::proxy;
 use super::session::Session;
 
@@ -23,6 +23,15 @@ pub struct StreamConf {
 }
 
 impl StreamConf {
+    /// Has the OCSP responses fetched that are stapled to certificates, from now on.
+    pub fn keep_staples(&self) {
+        for server in &self.servers {
+            for kept in &server.ssl.shared().stapled {
+                ocsp::keep(kept.clone(), server.proxy.resolver.clone());
+            }
+        }
+    }
+
     /// The index of a listening address.
     pub fn listen_at(&self, addr: &ListenAddr) -> Option<u32> {
         self.index.get(addr).copied()
@@ -37,6 +46,8 @@ pub struct Listen {
     pub options: ListenOptions,
     /// Connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// Clients speak TLS.
+    pub ssl: bool,
     /// The server that sessions begin with.
     pub default_server: u32,
     /// The names of the servers that share it.
@@ -57,6 +68,8 @@ pub struct Server {
     pub set: set::Conf,
     /// `ssl_preread`
     pub ssl_preread: bool,
+    /// The `ssl_…` directives, for listeners that speak TLS.
+    pub ssl: ssl::Conf,
     /// `access_log`.
     pub log: log::Conf,
     /// The `proxy_…` directives.

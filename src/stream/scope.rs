@@ -12,7 +12,8 @@ use crate::vars::{Named, ServerNames, Template, Variables};
 
 use super::conf::{Content, Listen, Server, StreamConf};
 use super::modules::{
-    access, core, limit_conn, log, map, pass, realip, resolver, returns, set, ssl_preread, upstream,
+    access, core, limit_conn, log, map, pass, realip, resolver, returns, set, ssl, ssl_preread,
+    upstream,
 };
 use super::proxy;
 use super::session::Session;
@@ -38,6 +39,8 @@ pub struct Scope {
     pub returns: Option<Word>,
     /// `pass`
     pub pass: Option<Word>,
+    /// The `ssl_…` directives.
+    pub ssl: ssl::Raw,
     /// `access_log`.
     pub log: log::Raw,
     /// The `proxy_…` directives.
@@ -62,13 +65,15 @@ pub struct StreamRaw {
 }
 
 /// Every table of directives that may stand in `stream` and its servers.
-pub fn tables() -> [&'static [Row<Scope>]; 13] {
+pub fn tables() -> [&'static [Row<Scope>]; 15] {
     [
         core::ROWS,
         access::ROWS,
         limit_conn::ROWS,
         realip::ROWS,
         set::ROWS,
+        ssl::SHARED_ROWS,
+        ssl::ROWS,
         ssl_preread::ROWS,
         returns::ROWS,
         pass::ROWS,
@@ -105,6 +110,8 @@ pub struct Compiler<'r, 'a> {
     pub formats: log::Formats,
     /// The zones of `limit_conn`.
     pub limit_conn_zones: limit_conn::Zones,
+    /// What the `ssl_…` directives of several servers have in common.
+    pub ssl: crate::ssl::Common,
     /// The resolvers in use, so that equal ones share a cache.
     pub resolvers: resolver::Table,
     /// Main-context `error_log`, which `stream {}` inherits.
@@ -122,6 +129,7 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
         groups: Groups::new(Kind::Stream),
         formats: log::Formats::default(),
         limit_conn_zones: limit_conn::Zones::default(),
+        ssl: crate::ssl::Common::default(),
         resolvers: resolver::Table::default(),
         error_log,
     };
@@ -135,6 +143,7 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
     }
     c.limit_conn_zones = stream.limit_conn.compile_zones("stream", &mut c.vars)?;
     stream.log.check(&mut c.formats, &mut c.vars)?;
+    stream.ssl.declare_zones(&mut c.ssl)?;
     let mut scopes = std::mem::take(&mut stream.servers);
     let addresses = listen::gather(scopes.iter().map(|scope| &scope.core.listens[..]))?;
     let mut servers = Vec::with_capacity(scopes.len());
@@ -143,7 +152,7 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
         servers.push(c.compile_server(scope)?);
     }
     let listens = addresses.into_iter();
-    let listens = listens.map(|address| compile_listen(address, &scopes, &mut c));
+    let listens = listens.map(|address| compile_listen(address, &scopes, &servers, &mut c));
     let listens = listens.collect::<Result<Vec<Listen>>>()?;
     c.vars.finish()?;
     let index = listens.iter().enumerate();
@@ -155,9 +164,19 @@ pub fn compile(reader: &mut Reader, mut stream: Scope, error_log: ErrorLog) -> R
     })
 }
 
-fn compile_listen(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Listen> {
+fn compile_listen(
+    address: Address,
+    scopes: &[Scope],
+    servers: &[Server],
+    c: &mut Compiler,
+) -> Result<Listen> {
+    if let Some(span) = address.ssl {
+        let ssl = |id: &u32| servers[*id as usize].ssl.shared();
+        let all = address.servers.iter().map(ssl);
+        crate::ssl::check_listen(ssl(&address.default_server), all, span)?;
+    }
     let named = |id: &u32| {
-        let server = &servers[*id as usize];
+        let server = &scopes[*id as usize];
         Named {
             server: *id,
             names: &server.names.names,
@@ -174,6 +193,7 @@ fn compile_listen(address: Address, servers: &[Scope], c: &mut Compiler) -> Resu
         addr: address.addr,
         options: address.options,
         proxy_protocol: address.proxy_protocol,
+        ssl: address.ssl.is_some(),
         default_server: address.default_server,
     })
 }
@@ -186,6 +206,7 @@ impl Scope {
         self.limit_conn.inherit(&parent.limit_conn);
         self.realip.inherit(&parent.realip);
         self.names.inherit(&parent.names);
+        self.ssl.inherit(&parent.ssl);
         self.log.inherit(&parent.log);
         self.proxy.inherit(&parent.proxy);
     }
@@ -218,6 +239,7 @@ impl Compiler<'_, '_> {
             realip: scope.realip.compile(),
             set: scope.set.compile(self)?,
             ssl_preread: scope.names.preread(),
+            ssl: scope.ssl.compile(self)?,
             log: scope.log.compile(&mut self.formats, &mut self.vars)?,
             proxy: scope.proxy.compile(self, resolver)?,
             content,

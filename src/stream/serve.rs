@@ -1,6 +1,6 @@
 //! The life of a TCP session: its phases in their fixed order, up to its log line.
 //!
-//! PROXY protocol header → [`phases::enter`] → preread → content → `log`.
+//! PROXY protocol header → [`phases::enter`] → TLS → preread → content → `log`.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use super::client::Client;
 use super::conf::Content;
 use super::local::{Generation, Local};
 use super::modules::pass::Passed;
-use super::modules::{log, pass, returns, ssl_preread};
+use super::modules::{log, pass, returns, ssl, ssl_preread};
 use super::phases;
 use super::proxy;
 use super::session::Session;
@@ -52,7 +52,9 @@ pub fn serve_passed(
     let mut session = Session::new(local, generation, listen, addr, passed.remote);
     session.passes = passed.passes;
     session.local_addr = local_addr(&passed.sock, &session);
-    let client = Client::passed(passed.sock, &passed.early, passed.recv);
+    let (secured, transport) = passed.tls.unzip();
+    session.tls = secured;
+    let client = Client::passed(passed.sock, &passed.early, passed.recv, transport);
     finish(open, session, client)
 }
 
@@ -77,6 +79,7 @@ fn finish(open: Open, mut session: Session, mut client: Client) -> impl Future<O
             Err(status) => status,
         };
         log::write(s);
+        client.say_end();
         drop(client);
         drop(open);
     }
@@ -89,6 +92,7 @@ fn hand_over(s: &mut Session, mut client: Client, addr: Rc<ListenAddr>) {
         remote: s.remote.clone(),
         early,
         recv,
+        tls: s.tls.clone().zip(client.tls),
         held: std::mem::take(&mut s.limit_conn),
         passes: s.passes + 1,
     };
@@ -136,6 +140,10 @@ async fn run(s: &mut Session, client: &mut Client) -> Result<Option<Rc<ListenAdd
         read_proxy_protocol(s, client).await?;
     }
     phases::enter(s)?;
+    if generation.stream.listens[s.listen as usize].ssl && s.tls.is_none() {
+        // Its own future: a session without TLS has no place for a handshake.
+        Box::pin(ssl::run(s, client)).await?;
+    }
     ssl_preread::run(s, client).await?;
     // Preread may have chosen another server.
     match &generation.server(s.server).content {

@@ -13,6 +13,7 @@ use crate::base::proxy_protocol::ProxyProtocol;
 use crate::base::remote::Remote;
 use crate::limits::conn::Counted;
 use crate::observe::{Context, ErrorLog, Level};
+use crate::ssl::Secured;
 use crate::upstream::{Group, Peer};
 use crate::vars::{Store, Subject};
 
@@ -44,6 +45,8 @@ pub struct Session {
     pub proxy_protocol: Option<Box<ProxyProtocol>>,
     /// What `ssl_preread` found.
     pub hello: Option<Box<ClientHello>>,
+    /// What is known of the client's connection, if it has TLS.
+    pub tls: Option<Rc<Secured>>,
     /// What `limit_conn` counts the session for.
     pub limit_conn: Counted,
     /// How often the connection was handed on by `pass`.
@@ -130,6 +133,7 @@ impl Session {
             peer: None,
             proxy_protocol: None,
             hello: None,
+            tls: None,
             limit_conn: Counted::default(),
             passes: 0,
             status: 0,

@@ -276,11 +276,14 @@ impl ClientHandshake {
         let session = Session::of(&self.conn, name.into())?;
         let (secrets, keys) = self.conn.dangerous_into_kernel_connection()?;
         let keys = Keys::Client(Box::new(keys));
+        let mut records = Records::new(secrets, keys, PLAIN_MAX)?;
+        if self.unread.closed {
+            records.close();
+        }
         Ok(Established {
-            records: Records::new(secrets, keys, PLAIN_MAX)?,
+            records,
             session,
             plain: self.unread.plain,
-            peer_closed: self.unread.closed,
         })
     }
 }

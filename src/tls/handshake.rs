@@ -154,8 +154,6 @@ pub struct Established {
     pub session: Session,
     /// What the peer has sent behind its side of the handshake.
     pub plain: Vec<u8>,
-    /// The peer has ended its side already.
-    pub peer_closed: bool,
 }
 
 impl Handshake {
@@ -201,11 +199,14 @@ impl Handshake {
         session.id = self.session_id;
         let (secrets, keys) = self.conn.dangerous_into_kernel_connection()?;
         let keys = Keys::Server(Box::new(keys));
+        let mut records = Records::new(secrets, keys, self.record_max)?;
+        if self.unread.closed {
+            records.close();
+        }
         Ok(Established {
-            records: Records::new(secrets, keys, self.record_max)?,
+            records,
             session,
             plain: self.unread.plain,
-            peer_closed: self.unread.closed,
         })
     }
 }

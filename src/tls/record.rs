@@ -142,6 +142,11 @@ impl Records {
         self.closed
     }
 
+    /// The peer has said so before the handshake was over.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// Nothing that has begun waits for its end. Gives up buffers.
     pub fn is_quiet(&mut self) -> bool {
         if !self.begun.is_empty() || !self.message.is_empty() {

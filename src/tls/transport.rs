@@ -32,6 +32,12 @@ impl Transport {
         wire
     }
 
+    /// As [`Transport::seal`], in a buffer that is the caller's.
+    pub fn seal_into(&mut self, plain: &[u8], wire: &mut Vec<u8>) {
+        wire.append(&mut self.wire);
+        self.records.seal(plain, wire);
+    }
+
     /// The records to send at the end of our side of the stream.
     pub fn seal_close(&mut self) -> Vec<u8> {
         let mut wire = std::mem::take(&mut self.wire);

@@ -145,6 +145,7 @@ impl Doors for Local {
             addr,
             early,
             passed.recv,
+            passed.tls,
         );
         ring::spawn(holding(held, connection));
     }

@@ -51,6 +51,7 @@ mod stream_proxy;
 mod stream_proxy_protocol;
 mod stream_session;
 mod stream_ssl_preread;
+mod stream_tls;
 mod stream_udp;
 mod stream_upstream;
 mod stream_variables;

@@ -1,10 +1,13 @@
 //! What `http` alone has of the `ssl_…` directives; the others are in `ssl/`. `ssl on` and
 //! `http2 on` are refused.
 
+use std::rc::Rc;
+
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, value};
 use crate::http::exchange::Exchange;
 use crate::http::scope::{Compiler, Scope};
 use crate::inherit;
+use crate::observe::Level;
 use crate::ssl::{self, Own, Secure, Secured, Speaks};
 use crate::vars::Variable;
 
@@ -56,6 +59,14 @@ impl Speaks for Scope {
 impl Secure for Exchange {
     fn secured(&self) -> Option<&Secured> {
         self.client.tls.as_deref()
+    }
+
+    fn set_secured(&mut self, secured: Option<Rc<Secured>>) {
+        self.client.tls = secured;
+    }
+
+    fn log_error(&self, why: &str) {
+        self.log(Level::Error, format_args!("{why} while {}", self.doing));
     }
 }
 

@@ -31,11 +31,13 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
         let from = End {
             recv: ends.recv,
             early: ends.early.into(),
+            tls: ends.tls,
             ..End::new(ends.sock)
         };
         let to = End {
             recv: peer.recv,
             early: early.into(),
+            tls: peer.tls,
             ..End::new(&peer.sock)
         };
         let conf = relay::Conf {
@@ -44,21 +46,7 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
             upload_rate: 0,
             download_rate: 0,
         };
-        match [ends.tls, peer.tls] {
-            [None, None] => relay::relay(from, to, &conf, &flows, &Stop::default()).await,
-            tls => {
-                // Its own future: a connection without TLS has no place for it.
-                Box::pin(relay::relay_sealed(
-                    from,
-                    to,
-                    tls,
-                    &conf,
-                    &flows,
-                    &Stop::default(),
-                ))
-                .await
-            }
-        }
+        relay::relay(from, to, &conf, &flows, &Stop::default()).await
     };
     let (up, down) = (flows.up.sent.get(), flows.down.sent.get());
     ex.response.body_bytes_sent += down;

@@ -36,12 +36,14 @@ fn what_came_early_goes_first() {
             recv: Some(ours.recv(Expect::Later, Class::Small)),
             early: Chunk::copy_of(b"two "),
             first: Chunk::copy_of(b"hello"),
+            tls: None,
         };
         let to = End {
             sock: &theirs,
             recv: None,
             early: Chunk::copy_of(b","),
             first: Chunk::copy_of(b"one "),
+            tls: None,
         };
         let outcome = relay(from, to, &CONF, &flows, &stop).await;
         assert!(matches!(outcome, Outcome::Closed { .. }), "{outcome:?}");

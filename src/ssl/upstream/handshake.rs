@@ -79,12 +79,11 @@ fn take_over(handshake: ClientHandshake, input: &[u8]) -> Result<Begun, Failed> 
         records,
         session,
         mut plain,
-        peer_closed,
     } = handshake.finish()?;
     let mut transport = Transport::new(records, Vec::new());
     let opened = transport.open(input, &mut plain);
     opened.map_err(|broken| Failed::Broken(broken.reason()))?;
-    if peer_closed || transport.is_closed() {
+    if transport.is_closed() {
         return Err(Failed::Closed);
     }
     Ok(Begun {

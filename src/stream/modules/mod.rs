@@ -10,5 +10,6 @@ pub mod realip;
 pub mod resolver;
 pub mod returns;
 pub mod set;
+pub mod ssl;
 pub mod ssl_preread;
 pub mod upstream;

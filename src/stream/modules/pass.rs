@@ -10,9 +10,11 @@ use crate::config::{ConfigError, Contexts, Result, Row, Word};
 use crate::limits::conn::Counted;
 use crate::observe::Level;
 use crate::ring::{Chunk, Recv, Socket};
+use crate::ssl::Secured;
 use crate::stream::scope::{Compiler, Scope};
 use crate::stream::serve::End;
 use crate::stream::session::Session;
+use crate::tls::Transport;
 use crate::upstream::{PeerAddr, Target};
 use crate::vars::Template;
 
@@ -41,6 +43,8 @@ pub struct Passed {
     pub early: Chunk,
     /// A read that is under way.
     pub recv: Option<Recv>,
+    /// What encrypts it, if anything does, and what is known of that. `early` is plain then.
+    pub tls: Option<(Rc<Secured>, Box<Transport>)>,
     /// What it is counted for where it came from, as long as it lasts.
     pub held: Counted,
     /// How often it was handed on.

@@ -2,7 +2,6 @@
 
 use crate::config::{Contexts, Row};
 use crate::observe::Level;
-use crate::ring::Chunk;
 use crate::stream::client::Client;
 use crate::stream::scope::Scope;
 use crate::stream::serve::End;
@@ -21,14 +20,19 @@ pub const ROWS: &[Row<Scope>] = &[
 ///
 /// # Errors
 /// The session's status.
-pub async fn run(s: &mut Session, client: &Client, text: &Template<Session>) -> Result<(), End> {
+pub async fn run(
+    s: &mut Session,
+    client: &mut Client,
+    text: &Template<Session>,
+) -> Result<(), End> {
     let mut out = Vec::new();
     text.eval(s, &mut out);
     if out.is_empty() {
         return Ok(());
     }
-    match client.sock.send(Chunk::from(out)).await.0 {
-        Ok(count) => s.sent += count as u64,
+    let count = out.len() as u64;
+    match client.send(out).await {
+        Ok(()) => s.sent += count,
         Err(_) => s.log(
             Level::Info,
             format_args!("client prematurely closed connection"),

@@ -86,7 +86,7 @@ pub async fn run(s: &mut Session, client: &mut Client) -> std::result::Result<()
         let seen = client.input.len().min(size);
         match client_hello::parse(&client.input[..seen]) {
             Parsed::Hello(hello) => {
-                choose_server(s, &hello);
+                choose_server(s, &hello.server_name);
                 s.hello = Some(Box::new(hello));
                 break;
             }
@@ -104,8 +104,8 @@ pub async fn run(s: &mut Session, client: &mut Client) -> std::result::Result<()
 }
 
 /// Goes over to the server whose name the client asks for, where several share the address.
-fn choose_server(s: &mut Session, hello: &ClientHello) {
-    let Some(host) = host_of(&hello.server_name) else {
+pub fn choose_server(s: &mut Session, name: &[u8]) {
+    let Some(host) = host_of(name) else {
         return;
     };
     let generation = s.generation();

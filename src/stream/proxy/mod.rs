@@ -66,6 +66,7 @@ async fn relay(
         let from = RelayEnd {
             recv,
             early,
+            tls: client.tls.take(),
             ..RelayEnd::new(&client.sock)
         };
         let to = RelayEnd {
@@ -214,8 +215,12 @@ fn log_end(s: &mut Session, outcome: &Outcome) {
                 (Side::Upstream, true) => (Level::Error, "proxying and sending to upstream"),
             };
             s.doing = doing;
-            let call = if *sending { "send()" } else { "recv()" };
-            s.log(level, format_args!("{call} failed {}", os_error(error)));
+            if relay::is_broken(error) {
+                s.log(level, format_args!("SSL_read() failed (SSL: {error})"));
+            } else {
+                let call = if *sending { "send()" } else { "recv()" };
+                s.log(level, format_args!("{call} failed {}", os_error(error)));
+            }
             if *sending {
                 return;
             }

@@ -6,17 +6,18 @@
 mod session;
 mod upstream;
 
-use crate::stream::modules::{limit_conn, ssl_preread};
+use crate::stream::modules::{limit_conn, ssl, ssl_preread};
 use crate::stream::session::Session;
 use crate::vars::{Variable, common};
 
 /// All of them, for the registry of a configuration.
-pub static TABLES: [&[Variable<Session>]; 6] = [
+pub static TABLES: [&[Variable<Session>]; 7] = [
     CONNECTION,
     PROCESS,
     session::TABLE,
     upstream::TABLE,
     limit_conn::VARIABLES,
+    ssl::VARIABLES,
     ssl_preread::VARIABLES,
 ];
 

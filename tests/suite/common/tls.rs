@@ -147,6 +147,11 @@ impl TlsConn {
     /// Connect and finish the handshake, asking for this name.
     pub fn try_to(port: u16, name: &str, config: &Arc<ClientConfig>) -> io::Result<TlsConn> {
         let tcp = TcpStream::connect(("127.0.0.1", port))?;
+        Self::over(tcp, name, config)
+    }
+
+    /// Finish the handshake on a connection, asking for this name.
+    pub fn over(tcp: TcpStream, name: &str, config: &Arc<ClientConfig>) -> io::Result<TlsConn> {
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
