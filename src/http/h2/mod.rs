@@ -4,4 +4,5 @@
 //! rest of `http` knows them and back. Both serve either side of the gateway.
 
 pub mod fields;
+pub mod guard;
 pub mod io;
