@@ -87,12 +87,8 @@ impl RawListen {
         // Not by the user of the moment: a reload comes after root was given up.
         let port = if capability::privileged() { 80 } else { 8000 };
         let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-        let nowhere = Span {
-            file: 0,
-            line: 0,
-            column: 0,
-        };
-        RawListen::new(vec![ListenAddr::Inet(addr)], Word::new("*:80", nowhere))
+        let word = Word::new("*:80", Span::NOWHERE);
+        RawListen::new(vec![ListenAddr::Inet(addr)], word)
     }
 
     fn new(addrs: Vec<ListenAddr>, word: Word) -> RawListen {
@@ -391,14 +387,8 @@ fn parse_host(host: &str) -> std::result::Result<Vec<IpAddr>, &'static str> {
 mod tests {
     use super::*;
 
-    const HERE: Span = Span {
-        file: 0,
-        line: 1,
-        column: 1,
-    };
-
     fn addrs(text: &str, kind: Kind) -> std::result::Result<Vec<String>, String> {
-        let found = parse_addrs(&Word::new(text, HERE), kind).map_err(|e| e.message)?;
+        let found = parse_addrs(&Word::new(text, Span::START), kind).map_err(|e| e.message)?;
         Ok(found.iter().map(ToString::to_string).collect())
     }
 

@@ -320,12 +320,7 @@ fn close(words: &[Word], in_block: bool, span: Span) -> std::result::Result<Step
 }
 
 fn fail(error: ConfigError, out: &mut Vec<Node>) -> Failed {
-    let nowhere = Span {
-        file: 0,
-        line: 1,
-        column: 1,
-    };
-    let span = error.span.unwrap_or(nowhere);
+    let span = error.span.unwrap_or(Span::START);
     let reported = error.reported.unwrap_or(span);
     out.push(Node::failed(error.reported_at(reported), span));
     Failed

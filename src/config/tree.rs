@@ -18,6 +18,22 @@ pub struct Span {
     pub column: u32,
 }
 
+impl Span {
+    /// Where the first file begins: for what is about a configuration as a whole.
+    pub const START: Span = Span {
+        file: 0,
+        line: 1,
+        column: 1,
+    };
+
+    /// Of what no file says.
+    pub const NOWHERE: Span = Span {
+        file: 0,
+        line: 0,
+        column: 0,
+    };
+}
+
 /// One word of a directive after quotes and escapes are taken away.
 #[derive(Debug, Clone)]
 pub struct Word {

@@ -320,11 +320,7 @@ mod tests {
             (parse_flag(b"ON"), parse_flag(b"off"), parse_flag(b"yes")),
             { (Some(true), Some(false), None) }
         );
-        let span = crate::config::Span {
-            file: 0,
-            line: 1,
-            column: 1,
-        };
+        let span = crate::config::Span::START;
         assert_eq!(choice(&Word::new("Any", span), &["all", "any"]), Ok(1));
         let error = choice(&Word::new("some", span), &["all", "any"]).unwrap_err();
         assert_eq!(error.message, "invalid value \"some\"");

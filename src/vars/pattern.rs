@@ -90,11 +90,12 @@ impl Pattern {
 
 #[cfg(test)]
 mod tests {
-    use super::super::registry::tests::{HERE, Probe, expand, template, variables};
+    use super::super::registry::tests::{Probe, expand, template, variables};
     use super::*;
 
     fn pattern(source: &str, variables: &mut Variables<Probe>) -> Pattern {
-        Pattern::compile(source.as_bytes(), false, HERE, variables).expect("the pattern compiles")
+        Pattern::compile(source.as_bytes(), false, Span::START, variables)
+            .expect("the pattern compiles")
     }
 
     #[test]
@@ -141,13 +142,14 @@ mod tests {
     #[test]
     fn mistakes_name_the_expression() {
         let mut variables = variables();
-        let error = Pattern::compile(b"(a", false, HERE, &mut variables).expect_err("it is wrong");
+        let error =
+            Pattern::compile(b"(a", false, Span::START, &mut variables).expect_err("it is wrong");
         assert!(
             error.message.starts_with("invalid regular expression: ")
                 && error.message.ends_with(" in \"(a\""),
             "{error}"
         );
-        let error = Pattern::compile(b"(?<uri>a)", false, HERE, &mut variables);
+        let error = Pattern::compile(b"(?<uri>a)", false, Span::START, &mut variables);
         let error = error.expect_err("the name is taken");
         assert_eq!(error.message, "the duplicate \"uri\" variable");
     }

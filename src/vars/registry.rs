@@ -442,14 +442,8 @@ pub(super) mod tests {
         Variables::new(&[TABLE])
     }
 
-    pub const HERE: Span = Span {
-        file: 0,
-        line: 1,
-        column: 1,
-    };
-
     pub fn template(text: &str, variables: &mut Variables<Probe>) -> Template<Probe> {
-        Template::compile(&Word::new(text, HERE), variables).expect("the template compiles")
+        Template::compile(&Word::new(text, Span::START), variables).expect("the template compiles")
     }
 
     pub fn expand(template: &Template<Probe>, probe: &mut Probe) -> String {
@@ -512,7 +506,7 @@ pub(super) mod tests {
         let mut variables = variables();
         let text = template("[$later][${LATER}][$arg_x][$arg_long_y]", &mut variables);
         variables
-            .define_computed("later", HERE, Counter { cached: true })
+            .define_computed("later", Span::START, Counter { cached: true })
             .expect("it is free");
         variables.finish().expect("all names are known");
         let mut probe = Probe::default();
@@ -525,7 +519,7 @@ pub(super) mod tests {
     fn values_that_are_not_cached_are_worked_out_each_time() {
         let mut variables = variables();
         variables
-            .define_computed("v", HERE, Counter { cached: false })
+            .define_computed("v", Span::START, Counter { cached: false })
             .expect("it is free");
         let text = template("$v$v", &mut variables);
         variables.finish().expect("all names are known");
@@ -537,11 +531,11 @@ pub(super) mod tests {
         let mut variables = variables();
         let inner = template("<$b>", &mut variables);
         variables
-            .define_computed("a", HERE, Indirect(inner))
+            .define_computed("a", Span::START, Indirect(inner))
             .expect("it is free");
         let inner = template("($a)", &mut variables);
         variables
-            .define_computed("b", HERE, Indirect(inner))
+            .define_computed("b", Span::START, Indirect(inner))
             .expect("it is free");
         let text = template("$a", &mut variables);
         variables.finish().expect("all names are known");
@@ -551,12 +545,15 @@ pub(super) mod tests {
     #[test]
     fn unknown_names_are_reported_where_first_used_with_the_nearest_name() {
         let mut variables = variables();
-        let second = Span { line: 7, ..HERE };
+        let second = Span {
+            line: 7,
+            ..Span::START
+        };
         variables.reference("zzz", second);
-        variables.reference("urii", HERE);
+        variables.reference("urii", Span::START);
         let error = variables.finish().expect_err("two names are unknown");
         assert_eq!(error.message, "unknown \"urii\" variable");
-        assert_eq!(error.span, Some(HERE));
+        assert_eq!(error.span, Some(Span::START));
         assert_eq!(error.help.as_deref(), Some("did you mean \"$uri\"?"));
     }
 
@@ -564,17 +561,19 @@ pub(super) mod tests {
     fn fixed_variables_cannot_be_redefined_and_changeable_ones_can() {
         let mut variables = variables();
         let error = variables
-            .define_set("URI", HERE)
+            .define_set("URI", Span::START)
             .expect_err("it is built in");
         assert_eq!(error.message, "the duplicate \"uri\" variable");
-        assert!(variables.define_group("uri", HERE).is_err());
+        assert!(variables.define_group("uri", Span::START).is_err());
         assert!(
             variables
-                .define_computed("uri", HERE, Counter { cached: true })
+                .define_computed("uri", Span::START, Counter { cached: true })
                 .is_err()
         );
 
-        let target = variables.define_set("args", HERE).expect("it takes values");
+        let target = variables
+            .define_set("args", Span::START)
+            .expect("it takes values");
         let text = template("$args", &mut variables);
         variables.finish().expect("all names are known");
         let mut probe = Probe::default();
@@ -589,7 +588,9 @@ pub(super) mod tests {
     fn what_set_writes_shadows_a_family_from_then_on() {
         let mut variables = variables();
         let text = template("$arg_x", &mut variables);
-        let target = variables.define_set("arg_x", HERE).expect("it is free");
+        let target = variables
+            .define_set("arg_x", Span::START)
+            .expect("it is free");
         variables.finish().expect("all names are known");
         let mut probe = Probe::default();
         assert_eq!(expand(&text, &mut probe), "x");
@@ -600,9 +601,12 @@ pub(super) mod tests {
     #[test]
     fn unset_variables_are_empty_and_unmatched_groups_are_missing() {
         let mut variables = variables();
-        variables.define_set("s", HERE).expect("it is free");
-        variables.define_group("g", HERE).expect("it is free");
-        let [set, group, absent] = ["s", "g", "absent"].map(|n| variables.reference(n, HERE));
+        variables.define_set("s", Span::START).expect("it is free");
+        variables
+            .define_group("g", Span::START)
+            .expect("it is free");
+        let [set, group, absent] =
+            ["s", "g", "absent"].map(|n| variables.reference(n, Span::START));
         variables.finish().expect("all names are known");
         let mut probe = Probe::default();
         let mut out = Vec::new();

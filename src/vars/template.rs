@@ -231,13 +231,14 @@ fn next_piece(text: &[u8]) -> (std::result::Result<Piece<'_>, String>, &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use crate::config::Span;
     use proptest::prelude::*;
 
-    use super::super::registry::tests::{HERE, Probe, expand, template, variables};
+    use super::super::registry::tests::{Probe, expand, template, variables};
     use super::*;
 
     fn error(text: &str) -> String {
-        let word = Word::new(text, HERE);
+        let word = Word::new(text, Span::START);
         Template::compile(&word, &mut variables())
             .expect_err("the template is wrong")
             .message
@@ -328,7 +329,7 @@ mod tests {
         #[test]
         fn compiling_never_panics(text in "[$a-z{}1-3_ -]{0,20}", args in "[a-z$]{0,4}") {
             let mut variables = variables();
-            if let Ok(template) = Template::compile(&Word::new(&text, HERE), &mut variables)
+            if let Ok(template) = Template::compile(&Word::new(&text, Span::START), &mut variables)
                 && variables.finish().is_ok()
             {
                 let mut probe = Probe { args: args.into(), ..Probe::default() };
@@ -341,7 +342,7 @@ mod tests {
             text in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
             prop_assume!(!text.contains(&b'$'));
-            let word = Word::new(&text, HERE);
+            let word = Word::new(&text, Span::START);
             let template = Template::compile(&word, &mut variables()).expect("it is plain");
             prop_assert_eq!(template.as_constant(), Some(&*text));
         }

@@ -391,12 +391,7 @@ impl Raw {
                 .any(|(n, _)| n.bytes.eq_ignore_ascii_case(name.as_bytes()))
         };
         if !is_set("host") {
-            let nowhere = Span {
-                file: 0,
-                line: 0,
-                column: 0,
-            };
-            let value = c.template(&Word::new("$proxy_host", nowhere))?;
+            let value = c.template(&Word::new("$proxy_host", Span::NOWHERE))?;
             lines.push(SetHeader::Variable(b"Host: ".as_slice().into(), value));
         }
         for (name, value) in written {

@@ -296,14 +296,11 @@ mod tests {
 
     use super::*;
 
-    const HERE: Span = Span {
-        file: 0,
-        line: 1,
-        column: 1,
-    };
-
     fn read(text: &str) -> std::result::Result<RawCondition, String> {
-        let words: Vec<Word> = text.split(' ').map(|word| Word::new(word, HERE)).collect();
+        let words: Vec<Word> = text
+            .split(' ')
+            .map(|word| Word::new(word, Span::START))
+            .collect();
         RawCondition::read(&words).map_err(|error| error.message)
     }
 
