@@ -132,6 +132,11 @@ pub fn seconds(out: &mut Vec<u8>, ms: u64) -> bool {
     found(out, &three_digits((ms % 1000) as u16))
 }
 
+/// As [`seconds`], for a time that may be missing.
+pub fn maybe_seconds(out: &mut Vec<u8>, ms: Option<u64>) -> bool {
+    ms.is_some_and(|ms| seconds(out, ms))
+}
+
 /// Appends a status with three digits.
 pub fn status(out: &mut Vec<u8>, status: u16) -> bool {
     found(out, &three_digits(status))

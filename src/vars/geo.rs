@@ -271,6 +271,12 @@ fn range(word: &Word) -> Result<(u32, u32)> {
 mod tests {
     use super::super::registry::tests::{definitions, values};
 
+    #[track_caller]
+    fn check<const N: usize>(geo: &str, cases: [(&str, &str); N]) {
+        let found = values(geo, "$g", &cases.map(|(address, _)| address));
+        assert_eq!(found, cases.map(|(_, value)| value));
+    }
+
     #[test]
     fn the_narrowest_network_counts() {
         let geo = "geo $uri $g { default D; 1.2.3.4/24 a; 1.2.3.4 b; 1.2.0.0/16 c; ::1 v6;
@@ -291,8 +297,7 @@ mod tests {
             ("", "none"),
             ("1.2.3.4:80", "none"),
         ];
-        let found = values(geo, "$g", &cases.map(|(address, _)| address));
-        assert_eq!(found, cases.map(|(_, value)| value));
+        check(geo, cases);
     }
 
     #[test]
@@ -315,8 +320,7 @@ mod tests {
             ("::1", "D"),
             ("junk", "none"),
         ];
-        let found = values(geo, "$g", &cases.map(|(address, _)| address));
-        assert_eq!(found, cases.map(|(_, value)| value));
+        check(geo, cases);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::request::value_of;
 use crate::http::exchange::{Exchange, UpstreamState};
 use crate::http::token::Token;
 use crate::vars::Variable;
-use crate::vars::common::{found, maybe, number, seconds};
+use crate::vars::common::{found, maybe, maybe_seconds, number};
 
 type V = Variable<Exchange>;
 
@@ -23,15 +23,15 @@ pub(super) static TABLE: &[V] = &[
     })
     .doc("Statuses that the peers answered with."),
     V::new("upstream_connect_time", |ex, _, out| {
-        list(ex, out, |state, out| time(state.connect_ms, out))
+        list(ex, out, |state, out| maybe_seconds(out, state.connect_ms))
     })
     .doc("Seconds until the connections stood."),
     V::new("upstream_header_time", |ex, _, out| {
-        list(ex, out, |state, out| time(state.header_ms, out))
+        list(ex, out, |state, out| maybe_seconds(out, state.header_ms))
     })
     .doc("Seconds until the heads of the answers were there."),
     V::new("upstream_response_time", |ex, _, out| {
-        list(ex, out, |state, out| time(state.response_ms, out))
+        list(ex, out, |state, out| maybe_seconds(out, state.response_ms))
     })
     .doc("Seconds until the answers were read."),
     V::new("upstream_response_length", |ex, _, out| {
@@ -99,8 +99,4 @@ fn list(
         };
     }
     !ex.upstream.is_empty()
-}
-
-fn time(ms: Option<u64>, out: &mut Vec<u8>) -> bool {
-    ms.is_some_and(|ms| seconds(out, ms))
 }

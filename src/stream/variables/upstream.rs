@@ -2,7 +2,7 @@
 
 use crate::stream::session::{Session, UpstreamState};
 use crate::vars::Variable;
-use crate::vars::common::{found, number, seconds};
+use crate::vars::common::{found, maybe_seconds, number};
 
 type V = Variable<Session>;
 
@@ -14,15 +14,15 @@ pub(super) static TABLE: &[V] = &[
     })
     .doc("Addresses of the peers that were tried."),
     V::new("upstream_connect_time", |s, _, out| {
-        list(s, out, |state, out| time(state.connect_ms, out))
+        list(s, out, |state, out| maybe_seconds(out, state.connect_ms))
     })
     .doc("Seconds until the connections stood."),
     V::new("upstream_first_byte_time", |s, _, out| {
-        list(s, out, |state, out| time(state.first_byte_ms, out))
+        list(s, out, |state, out| maybe_seconds(out, state.first_byte_ms))
     })
     .doc("Seconds until the first bytes came from the peers."),
     V::new("upstream_session_time", |s, _, out| {
-        list(s, out, |state, out| time(state.session_ms, out))
+        list(s, out, |state, out| maybe_seconds(out, state.session_ms))
     })
     .doc("Seconds that the attempts took."),
     V::new("upstream_bytes_sent", |s, _, out| {
@@ -50,8 +50,4 @@ fn list(
         }
     }
     !s.upstream.is_empty()
-}
-
-fn time(ms: Option<u64>, out: &mut Vec<u8>) -> bool {
-    ms.is_some_and(|ms| seconds(out, ms))
 }
