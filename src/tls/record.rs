@@ -5,6 +5,8 @@
 //! from, so that a record costs no allocation and no copy beside that, and a connection that waits
 //! consists of two keys.
 
+use std::fmt;
+
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
@@ -54,6 +56,16 @@ impl Broken {
         match self {
             Broken::Ours(_, reason) => reason,
             Broken::Alert(_) => "peer sent a fatal alert",
+        }
+    }
+}
+
+/// As [`Broken::reason`], with the number of the alert.
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Ours(_, reason) => f.write_str(reason),
+            Broken::Alert(number) => write!(f, "SSL alert number {number}"),
         }
     }
 }

@@ -60,4 +60,5 @@ mod tls_client_certificate;
 mod tls_ocsp;
 mod tls_server;
 mod tls_upstream;
+mod tls_upstream_bodies;
 mod tls_variables;

@@ -229,7 +229,7 @@ impl UpstreamConn {
             if self.sending.is_none() {
                 self.sending = Some(sock.send(transport.seal_alert(broken)));
             }
-            let error = io::Error::new(io::ErrorKind::InvalidData, broken.reason());
+            let error = io::Error::new(io::ErrorKind::InvalidData, broken.to_string());
             if plain.is_empty() {
                 return Err(error);
             }

@@ -89,6 +89,26 @@ impl Authority {
         }
     }
 
+    /// A list that revokes certificates with these numbers, in PEM.
+    pub fn revoking(&self, serials: &[u8]) -> String {
+        let now = rcgen::date_time_ymd(2026, 1, 1);
+        let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
+            serial_number: vec![*serial].into(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: now,
+            next_update: rcgen::date_time_ymd(2099, 1, 1),
+            crl_number: vec![1].into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
     /// A certificate for these names.
     pub fn sign(&self, names: &[&str]) -> Identity {
         self.sign_with(names, |_| ())

@@ -54,7 +54,7 @@ pub struct TlsFront {
 }
 
 struct Shared {
-    config: Mutex<Arc<ServerConfig>>,
+    config: Arc<ServerConfig>,
     to: u16,
     manners: Manners,
     stopping: AtomicBool,
@@ -100,7 +100,7 @@ impl TlsFront {
         let reserved = ports::reserve();
         let listener = TcpListener::bind(("127.0.0.1", reserved.number)).unwrap();
         let shared = Arc::new(Shared {
-            config: Mutex::new(Arc::new(config)),
+            config: Arc::new(config),
             to,
             manners,
             stopping: AtomicBool::new(false),
@@ -116,6 +116,15 @@ impl TlsFront {
             shared,
             acceptor: Some(acceptor),
             _reserved: reserved,
+        }
+    }
+
+    /// Refuses connections from now on.
+    pub fn stop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = TcpStream::connect(("127.0.0.1", self.port));
+            let _ = acceptor.join();
         }
     }
 
@@ -142,11 +151,7 @@ impl TlsFront {
 
 impl Drop for TlsFront {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
+        self.stop();
     }
 }
 
@@ -174,7 +179,7 @@ impl Shared {
             while client.read(&mut bytes)? > 0 {}
             return Ok(());
         }
-        let config = Arc::clone(&self.config.lock().unwrap());
+        let config = Arc::clone(&self.config);
         let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
         tls.set_buffer_limit(None);
         client.set_nodelay(true)?;
@@ -191,6 +196,23 @@ impl Shared {
         let mut to = TcpStream::connect(("127.0.0.1", self.to))?;
         to.set_nodelay(true)?;
         self.pump(&mut tls, &mut client, &mut to)
+    }
+
+    /// Reads what the client still says, up to its end.
+    fn wait_for_end(&self, tls: &mut ServerConnection, client: &mut TcpStream) -> io::Result<()> {
+        loop {
+            if tls
+                .process_new_packets()
+                .map_err(io::Error::other)?
+                .peer_has_closed()
+            {
+                self.told.fetch_add(1, Ordering::SeqCst);
+                return Ok(());
+            }
+            if tls.read_tls(client)? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Bytes both ways until either side has ended.
@@ -234,7 +256,8 @@ impl Shared {
                         while tls.wants_write() {
                             tls.write_tls(client)?;
                         }
-                        return client.shutdown(Shutdown::Write);
+                        client.shutdown(Shutdown::Write)?;
+                        return self.wait_for_end(tls, client);
                     }
                 }
             }
