@@ -1,6 +1,8 @@
 //! The request's body: from the client into memory, into a file, or straight through.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll, ready};
 
 use crate::base::clock;
 use crate::observe::Level;
@@ -83,6 +85,15 @@ impl RequestBody {
         }
     }
 
+    /// Whether it is known that the piece taken last was the last one. It is taken note of then.
+    pub fn take_end(&mut self) -> bool {
+        let has_ended = matches!(self, RequestBody::Length(0));
+        if has_ended {
+            *self = RequestBody::None;
+        }
+        has_ended
+    }
+
     /// Whether bytes of it are still to be read from the client.
     pub fn is_unread(&self) -> bool {
         matches!(self, RequestBody::Length(_) | RequestBody::Chunked { .. })
@@ -120,27 +131,44 @@ pub async fn next_piece(
     ex: &mut Exchange,
     client: &mut Client,
 ) -> Result<Option<Chunk>, BodyError> {
+    let timeout = ex
+        .generation
+        .location(ex.location)
+        .core
+        .client_body_timeout_ms;
+    let mut is_waiting = false;
+    poll_fn(|cx| {
+        let piece = poll_piece(cx, ex, client);
+        if piece.is_pending() && !std::mem::replace(&mut is_waiting, true) {
+            client.set_deadline(Some(clock::now_ms() + timeout));
+        }
+        piece
+    })
+    .await
+}
+
+/// As [`next_piece`], for whoever watches over the time the client takes.
+///
+/// # Errors
+/// As [`next_piece`].
+pub fn poll_piece(
+    cx: &mut Context<'_>,
+    ex: &mut Exchange,
+    client: &mut Client,
+) -> Poll<Result<Option<Chunk>, BodyError>> {
     loop {
         if let Some(step) = take_piece(ex, client)? {
-            return Ok(step);
+            return Poll::Ready(Ok(step));
         }
-        let timeout = ex
-            .generation
-            .location(ex.location)
-            .core
-            .client_body_timeout_ms;
-        client.set_deadline(Some(clock::now_ms() + timeout));
-        let chunk = client
-            .read(Expect::Later)
-            .await
-            .map_err(|_| BodyError::Gone)?;
+        let received = ready!(client.poll_read(cx, Expect::Later));
+        let chunk = received.map_err(|_| BodyError::Gone)?;
         if chunk.is_empty() {
             let timed_out = client.timed_out();
-            return Err(if timed_out {
+            return Poll::Ready(Err(if timed_out {
                 BodyError::TimedOut
             } else {
                 BodyError::Gone
-            });
+            }));
         }
         if let RequestBody::Length(left) = &mut ex.request.body
             && chunk.len() as u64 <= *left
@@ -148,7 +176,7 @@ pub async fn next_piece(
         {
             *left -= chunk.len() as u64;
             ex.request.length += chunk.len() as u64;
-            return Ok(Some(chunk));
+            return Poll::Ready(Ok(Some(chunk)));
         }
         client.input.extend_from_slice(&chunk);
     }

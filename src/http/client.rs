@@ -166,19 +166,24 @@ impl Client {
     /// # Errors
     /// What recv(2) reported.
     pub async fn read(&mut self, expect: Expect) -> io::Result<Chunk> {
-        poll_fn(|cx| {
-            if self.tls.is_none() {
-                return self.poll_receive(cx, expect);
-            }
-            let count = ready!(self.poll_fill(cx, expect))?;
-            let before = self.input.len() - count;
-            let plain = match before {
-                0 => mem::take(&mut self.input),
-                _ => self.input.split_off(before),
-            };
-            Poll::Ready(Ok(plain.into()))
-        })
-        .await
+        poll_fn(|cx| self.poll_read(cx, expect)).await
+    }
+
+    /// As [`Client::read`].
+    ///
+    /// # Errors
+    /// What recv(2) reported.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, expect: Expect) -> Poll<io::Result<Chunk>> {
+        if self.tls.is_none() {
+            return self.poll_receive(cx, expect);
+        }
+        let count = ready!(self.poll_fill(cx, expect))?;
+        let before = self.input.len() - count;
+        let plain = match before {
+            0 => mem::take(&mut self.input),
+            _ => self.input.split_off(before),
+        };
+        Poll::Ready(Ok(plain.into()))
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, expect: Expect) -> Poll<io::Result<usize>> {

@@ -107,6 +107,8 @@ pub struct Request {
     pub framing: Framing,
     /// Where the body is.
     pub body: RequestBody,
+    /// What an upstream was sent of a body that is passed on while it arrives, and did not look at.
+    pub refused: Vec<u8>,
     /// Bytes of head and body read from the client: `$request_length`.
     pub length: u64,
     /// Precise monotonic ms of the first byte.
@@ -436,12 +438,12 @@ pub struct Exchange {
     pub response: Response,
     /// The attempts at upstream peers, oldest first.
     pub upstream: Vec<UpstreamState>,
+    /// How the URL of the `proxy_pass` that runs begins.
+    pub proxy_scheme: proxy::conf::Scheme,
     /// `$proxy_host`, set when a `proxy_pass` runs.
     pub proxy_host: Vec<u8>,
     /// `$proxy_port`, set when a `proxy_pass` runs.
     pub proxy_port: u16,
-    /// The upstream's servers speak TLS. Set when a `proxy_pass` runs.
-    pub proxy_secure: bool,
     /// URI that a `proxy_pass` with variables gives; empty: the request's own.
     pub proxy_uri: Vec<u8>,
     /// Index of the upstream group in use.
@@ -502,9 +504,9 @@ impl Exchange {
             request: Request::default(),
             response: Response::default(),
             upstream: Vec::new(),
+            proxy_scheme: proxy::conf::Scheme::default(),
             proxy_host: Vec::new(),
             proxy_port: 0,
-            proxy_secure: false,
             proxy_uri: Vec::new(),
             group: 0,
             upstream_method: Method::default(),
@@ -550,6 +552,7 @@ impl Exchange {
         request.args.clear();
         request.uri_valid = true;
         request.framing = Framing::None;
+        request.refused.clear();
         request.length = 0;
         request.redirects_left = 10;
         request.internal = false;
@@ -651,11 +654,7 @@ impl crate::observe::Context for LogContext<'_> {
 
 impl Exchange {
     fn write_upstream_url(&self, name: &str, out: &mut Vec<u8>) {
-        let scheme: &[u8] = match self.proxy_secure {
-            true => b"https://",
-            false => b"http://",
-        };
-        out.extend_from_slice(scheme);
+        out.extend_from_slice(self.proxy_scheme.prefix().as_bytes());
         out.extend_from_slice(name.as_bytes());
         if name.starts_with("unix:") {
             out.push(b':');

@@ -14,6 +14,7 @@ use crate::upstream::{DynamicGroups, IdlePool, Locals};
 use super::conf::HttpConf;
 use super::exchange::Generation;
 use super::proxy::connection::UpstreamConn;
+use super::proxy::h2::pool::Pool;
 use super::waiting::Waiting;
 
 /// So many idle connections are closed at once where places get scarce.
@@ -29,6 +30,8 @@ pub struct Local {
     generation: RefCell<Rc<Generation>>,
     /// Idle connections to upstream peers.
     pub idle: RefCell<IdlePool<Box<UpstreamConn>>>,
+    /// HTTP/2 connections to upstream peers.
+    pub lines: RefCell<Pool>,
     /// Balancing state of each upstream group; never shared between workers.
     pub balance: RefCell<Locals>,
     /// Destinations of `proxy_pass` with variables.
@@ -74,6 +77,7 @@ impl Local {
         let local = Rc::new(Local {
             generation: RefCell::new(Rc::new(Generation::new(conf))),
             idle: RefCell::new(IdlePool::new()),
+            lines: RefCell::default(),
             balance: RefCell::default(),
             dynamic: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
@@ -105,6 +109,7 @@ impl Local {
         self.places.drain();
         self.waiting.close_oldest(usize::MAX);
         self.idle.borrow_mut().clear();
+        self.lines.borrow().clear();
     }
 
     /// Called several times a second by the worker's sweep.
@@ -114,6 +119,7 @@ impl Local {
         }
         self.waiting.sweep(now);
         self.idle.borrow_mut().sweep(now);
+        self.lines.borrow_mut().sweep(now);
         if self.freed.get() >= FREED_MIN && now >= self.collected_ms.get() + COLLECT_EVERY_MS {
             self.freed.set(0);
             self.collected_ms.set(now);

@@ -43,6 +43,8 @@ pub struct Scope {
     pub rewrite: rewrite::Raw,
     /// The `proxy_…` directives.
     pub proxy: proxy::conf::Raw,
+    /// The `grpc_…` directives.
+    pub grpc: proxy::conf::Raw,
     /// `root` and friends.
     pub statics: statics::Raw,
     /// What only `server {}` has.
@@ -80,7 +82,7 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 21] {
+pub fn tables() -> [&'static [Row<Scope>]; 24] {
     [
         core::ROWS,
         server::ROWS,
@@ -98,6 +100,9 @@ pub fn tables() -> [&'static [Row<Scope>]; 21] {
         proxy::conf::COMMON_ROWS,
         proxy::conf::SSL_ROWS,
         proxy::conf::ROWS,
+        proxy::conf::GRPC_COMMON_ROWS,
+        proxy::conf::GRPC_SSL_ROWS,
+        proxy::conf::GRPC_ROWS,
         statics::ROWS,
         map::ROWS,
         resolver::ROWS,
@@ -213,6 +218,14 @@ impl Scope {
         }
     }
 
+    /// The directives that lead to an upstream from here.
+    fn upstream(&self) -> (proxy::conf::Side, &proxy::conf::Raw) {
+        match self.grpc.pass {
+            Some(_) => (proxy::conf::Side::Grpc, &self.grpc),
+            None => (proxy::conf::Side::Proxy, &self.proxy),
+        }
+    }
+
     fn inherit(&mut self, parent: &Scope) {
         self.core.inherit(&parent.core);
         self.resolver.inherit(&parent.resolver);
@@ -224,8 +237,10 @@ impl Scope {
         self.log.inherit(&parent.log);
         self.gzip.inherit(&parent.gzip);
         self.rewrite.inherit(&parent.rewrite);
-        self.proxy
-            .inherit(&parent.proxy, self.place.kind == Some(LocationKind::If));
+        let is_passed = self.proxy.pass.is_some() || self.grpc.pass.is_some();
+        let into_if = self.place.kind == Some(LocationKind::If) && !is_passed;
+        self.proxy.inherit(&parent.proxy, into_if);
+        self.grpc.inherit(&parent.grpc, into_if);
         self.statics.inherit(&parent.statics);
     }
 }
@@ -259,6 +274,7 @@ impl Compiler<'_, '_> {
         }
         scope.children = children;
         nested.finish();
+        let (side, upstream) = scope.upstream();
         let content = match self.compile_content(scope)? {
             Some(pass) => Content::Proxy(pass),
             None => Content::Static,
@@ -281,7 +297,7 @@ impl Compiler<'_, '_> {
             log: scope.log.compile(&mut self.formats, &mut self.vars)?,
             gzip: scope.gzip.compile(self)?,
             rewrite: scope.rewrite.compile(self, &ids)?,
-            proxy: scope.proxy.compile(self, scope)?,
+            proxy: upstream.compile(self, scope, side)?,
             statics: scope.statics.compile(self)?,
             content,
         };
@@ -290,10 +306,11 @@ impl Compiler<'_, '_> {
     }
 
     fn compile_content(&mut self, scope: &Scope) -> Result<Option<proxy::Pass>> {
-        match &scope.proxy.pass {
+        let (side, upstream) = scope.upstream();
+        match &upstream.pass {
             Some(pass) => {
                 let tag = self.locations.len() as u64;
-                proxy::conf::compile_pass(pass, scope, self, tag).map(Some)
+                proxy::conf::compile_pass(pass, side, scope, self, tag).map(Some)
             }
             None => Ok(None),
         }
@@ -307,7 +324,7 @@ impl Compiler<'_, '_> {
         match child.place.kind {
             Some(LocationKind::Exact) => tree.exact.push((name, id)),
             Some(LocationKind::Prefix) => tree.prefixes.push(Prefix {
-                auto_redirect: name.ends_with(b"/") && child.proxy.pass.is_some(),
+                auto_redirect: name.ends_with(b"/") && child.upstream().1.pass.is_some(),
                 name,
                 parent: None,
                 no_regex: child.place.modifier == "^~",

@@ -125,18 +125,25 @@ impl File {
 
     /// Replaces the content of `buf` by what stands at `offset`, as much as it has capacity for or
     /// less. Zero bytes are the end of the file.
-    pub async fn read_at(&self, mut buf: Vec<u8>, offset: u64) -> (io::Result<usize>, Vec<u8>) {
+    pub fn read_at(
+        &self,
+        mut buf: Vec<u8>,
+        offset: u64,
+    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + use<> {
         buf.clear();
         let len = u32::try_from(buf.capacity()).unwrap_or(u32::MAX);
         let entry = opcode::Read::new(types::Fd(self.raw_fd()), buf.as_mut_ptr(), len)
             .offset(offset)
             .build();
-        let (cqe, (mut buf, _)) = Op::submit((buf, self.keep()), entry).await;
-        if let Ok(count) = cqe.result() {
-            // SAFETY: the kernel has written `count` bytes, at most the capacity.
-            unsafe { buf.set_len(count) };
+        let reading = Op::submit((buf, self.keep()), entry);
+        async move {
+            let (cqe, (mut buf, _)) = reading.await;
+            if let Ok(count) = cqe.result() {
+                // SAFETY: the kernel has written `count` bytes, at most the capacity.
+                unsafe { buf.set_len(count) };
+            }
+            (cqe.result(), buf)
         }
-        (cqe.result(), buf)
     }
 
     /// Writes all of `payload` at `offset`.

@@ -10,6 +10,8 @@ mod clients;
 mod config_errors;
 mod config_ssl;
 mod demo;
+mod grpc;
+mod http2_upstream;
 mod http_bodies;
 mod http_broken_backends;
 mod http_buffering;

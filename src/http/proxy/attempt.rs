@@ -17,16 +17,18 @@ use crate::observe::{Level, os_error};
 use crate::ring::{self, Addr, ConnectOpts, Socket};
 use crate::ssl;
 use crate::ssl::upstream::{Begun, Identity};
-use crate::upstream::{ConnectFailure, Kept, Pick};
+use crate::upstream::{ConnectFailure, Group, Kept, Pick};
 
+use super::carrier::Carrier;
 use super::conf::{Conf, HttpVersion, Pass};
 use super::connection::UpstreamConn;
+use super::h2::{self, stream::Broken};
 use super::head::{self, BodyOut};
 use super::request_body;
 use super::retry::{Cause, Failure};
 
 /// Informational responses passed over before one attempt is called broken.
-const INTERIM_MAX: u32 = 16;
+pub const INTERIM_MAX: u32 = 16;
 
 /// Whom to try, and how.
 pub struct TargetPeer<'a> {
@@ -34,6 +36,8 @@ pub struct TargetPeer<'a> {
     pub pick: &'a Pick,
     /// The `proxy_pass` in force.
     pub pass: &'a Pass,
+    /// The group it is in.
+    pub group: &'a Group,
     /// Do not take an idle connection.
     pub fresh_only: bool,
     /// The request may be sent again, should the connection turn out to be stale.
@@ -42,8 +46,8 @@ pub struct TargetPeer<'a> {
 
 /// An answer whose head stands in `ex.response.upstream`.
 pub struct Answer {
-    /// The connection it came on.
-    pub kept: Kept<Box<UpstreamConn>>,
+    /// What it comes on.
+    pub carrier: Carrier,
     /// How its body is framed.
     pub framing: Framing,
     /// Where in `ex.response.buf` the body bytes are that came with the head. Behind them stands
@@ -58,6 +62,9 @@ pub struct Answer {
 impl Answer {
     /// Whether the whole body came with the head.
     pub fn is_whole(&self) -> bool {
+        if let Carrier::Stream(stream) = &self.carrier {
+            return stream.has_ended();
+        }
         match self.framing {
             Framing::None => true,
             Framing::Length(length) => length <= self.rest.len() as u64,
@@ -73,7 +80,8 @@ pub enum Failed {
     /// The client failed: its body (if told), or its connection.
     Client(Option<BodyError>),
     /// It cannot be tried, and that is not the peer's fault: this worker has as many connections as
-    /// it may, or our certificate cannot be read. It is in the log.
+    /// it may, our certificate cannot be read, or the request is none that can be sent. It is in
+    /// the log.
     Own,
 }
 
@@ -85,12 +93,17 @@ pub async fn run(
     target: TargetPeer<'_>,
     body: BodyOut,
 ) -> Result<Answer, Failed> {
+    if conf.http_version == HttpVersion::V2 {
+        // Boxed: the connections that come by HTTP/1.1 alone have no place for it.
+        return Box::pin(h2::run(ex, client, conf, &target, body)).await;
+    }
     let (mut kept, reused) = connection(ex, client, conf, &target).await?;
     let mut failure = Failure {
         cause: Cause::Error,
         reused,
         answer_begun: false,
         request_sent: true,
+        refused: false,
         level: if reused && target.repeatable {
             Level::Info
         } else {
@@ -115,7 +128,7 @@ pub async fn run(
             && conf.http_version == HttpVersion::V11
             && options.persistent(version)
             && ex.response.upstream.status != 101,
-        kept,
+        carrier: Carrier::Connection(kept),
     })
 }
 
@@ -151,13 +164,13 @@ async fn connection(
 }
 
 /// What a connection must have been made for, where there is TLS.
-fn identity(ex: &mut Exchange, conf: &Conf) -> Option<Identity> {
-    let ssl = conf.ssl.as_ref().filter(|_| ex.proxy_secure)?;
+pub fn identity(ex: &mut Exchange, conf: &Conf) -> Option<Identity> {
+    let ssl = conf.ssl.as_ref().filter(|_| ex.proxy_scheme.is_secure())?;
     Some(ssl.identity(ex, |ex, out| out.extend_from_slice(&ex.proxy_host)))
 }
 
 /// A new connection to the peer.
-async fn connect(
+pub async fn connect(
     ex: &mut Exchange,
     client: &mut Client,
     conf: &Conf,
@@ -238,7 +251,7 @@ async fn secure(
 }
 
 /// A failure before anything of the request was sent.
-fn unsent(is_timeout: bool) -> Failed {
+pub fn unsent(is_timeout: bool) -> Failed {
     Failed::Upstream(Failure {
         cause: match is_timeout {
             true => Cause::Timeout,
@@ -247,12 +260,13 @@ fn unsent(is_timeout: bool) -> Failed {
         reused: false,
         answer_begun: false,
         request_sent: false,
+        refused: false,
         level: Level::Error,
     })
 }
 
 /// What `work` comes to, unless the client goes away meanwhile and somebody is to `watch` for that.
-async fn while_here<T>(
+pub async fn while_here<T>(
     client: &mut Client,
     watch: bool,
     work: impl Future<Output = T>,
@@ -312,7 +326,7 @@ async fn read_head(
         let chunk = match chunk {
             Ok(chunk) if !chunk.is_empty() => chunk,
             other => {
-                failure.cause = read_failed(ex, conn, other.err(), failure.level);
+                failure.cause = read_failed(ex, conn.timed_out(), other.err(), failure.level);
                 return Err(Failed::Upstream(*failure));
             }
         };
@@ -368,13 +382,7 @@ fn parse(
             100..=199 => {
                 *interim += 1;
                 if *interim > INTERIM_MAX {
-                    ex.log(
-                        Level::Error,
-                        format_args!(
-                            "upstream sent too many informational responses while {}",
-                            ex.doing
-                        ),
-                    );
+                    log_interim(ex);
                     return Err(Failed::Upstream(*failure));
                 }
                 let len = ex.response.upstream.len;
@@ -401,6 +409,17 @@ fn parse(
     }
 }
 
+/// Logs that the peer has sent more than [`INTERIM_MAX`] informational responses.
+pub fn log_interim(ex: &Exchange) {
+    ex.log(
+        Level::Error,
+        format_args!(
+            "upstream sent too many informational responses while {}",
+            ex.doing
+        ),
+    );
+}
+
 /// Whether the client asked for another protocol, and the upstream was told.
 fn asked_to_upgrade(ex: &mut Exchange, conf: &Conf) -> bool {
     ex.request.field(Token::Upgrade).is_some() && head::passes_upgrade(ex, conf)
@@ -409,14 +428,18 @@ fn asked_to_upgrade(ex: &mut Exchange, conf: &Conf) -> bool {
 /// Logs a read that brought nothing, at `level` unless it took too long, and says what it means.
 pub fn read_failed(
     ex: &Exchange,
-    conn: &UpstreamConn,
+    timed_out: bool,
     error: Option<io::Error>,
     level: Level,
 ) -> Cause {
-    if conn.timed_out() {
+    if timed_out {
         return log_io(ex, "", &io::ErrorKind::TimedOut.into(), Level::Error);
     }
     match error {
+        Some(error) if error.get_ref().is_some_and(|inner| inner.is::<Broken>()) => {
+            ex.log(level, format_args!("{error} while {}", ex.doing));
+            Cause::Error
+        }
         // What TLS finds wrong with what was received.
         Some(error) if error.kind() == io::ErrorKind::InvalidData => {
             ex.log(

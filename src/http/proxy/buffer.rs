@@ -20,8 +20,9 @@ use crate::http::respond::{ClientGone, Output};
 use crate::observe::{Level, os_error};
 use crate::ring::{self, Chunk, File, Readiness};
 
+use super::carrier::Carrier;
 use super::conf::Conf;
-use super::connection::UpstreamConn;
+use super::h2::upload;
 use queue::{Next, Queue};
 
 pub use queue::Limits;
@@ -32,6 +33,8 @@ pub enum Stuck {
     ClientGone,
     /// The temporary file failed, which has been logged: the response cannot be completed.
     File,
+    /// The request's body, which was still on its way, cannot go on.
+    Upload(upload::Stuck),
 }
 
 impl From<ClientGone> for Stuck {
@@ -137,7 +140,7 @@ impl<'c> Ahead<'c> {
         self.spill(ex, output).await
     }
 
-    /// Waits until the upstream may be read.
+    /// Waits until the upstream may be read. What is still to be sent to it goes on.
     ///
     /// # Errors
     /// As [`Stuck`].
@@ -146,13 +149,20 @@ impl<'c> Ahead<'c> {
         ex: &mut Exchange,
         client: &mut Client,
         output: &mut Output,
+        carrier: &mut Carrier,
     ) -> Result<(), Stuck> {
         loop {
             self.feed(ex, client, output).await?;
             if self.queue.may_read(output.pending()) {
                 return Ok(());
             }
-            poll_fn(|cx| self.poll_client(cx, client, output)).await?;
+            poll_fn(|cx| {
+                if let Some(Poll::Ready(stuck)) = carrier.poll_upload(cx, ex, client) {
+                    return Poll::Ready(Err(Stuck::Upload(stuck)));
+                }
+                self.poll_client(cx, client, output).map_err(Stuck::from)
+            })
+            .await?;
         }
     }
 
@@ -170,7 +180,7 @@ impl<'c> Ahead<'c> {
         ex: &mut Exchange,
         client: &mut Client,
         output: &mut Output,
-        conn: &mut UpstreamConn,
+        carrier: &mut Carrier,
         watch: bool,
     ) -> Result<Event, Stuck> {
         loop {
@@ -178,15 +188,21 @@ impl<'c> Ahead<'c> {
             let event = poll_fn(|cx| {
                 // First what the client took: the next bytes may then go directly.
                 if let Poll::Ready(result) = self.poll_client(cx, client, output) {
-                    return Poll::Ready(result.map(|()| None));
+                    return Poll::Ready(result.map(|()| None).map_err(Stuck::from));
                 }
-                if let Poll::Ready(result) = conn.poll_read(cx) {
+                let upload = carrier.poll_upload(cx, ex, client);
+                if let Poll::Ready(result) = carrier.poll_read(cx) {
                     return Poll::Ready(Ok(Some(Event::Read(result))));
                 }
-                if watch && client.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Ok(Some(Event::Gone)));
+                match upload {
+                    Some(Poll::Ready(stuck)) => Poll::Ready(Err(Stuck::Upload(stuck))),
+                    // Its body tells when the client goes.
+                    Some(Poll::Pending) => Poll::Pending,
+                    None if watch && client.poll_gone(cx).is_ready() => {
+                        Poll::Ready(Ok(Some(Event::Gone)))
+                    }
+                    None => Poll::Pending,
                 }
-                Poll::Pending
             });
             if let Some(event) = event.await? {
                 return Ok(event);
@@ -194,7 +210,7 @@ impl<'c> Ahead<'c> {
         }
     }
 
-    /// Serves the client for some time.
+    /// Serves the client for some time. What is still to be sent to the upstream goes on.
     ///
     /// # Errors
     /// As [`Stuck`].
@@ -203,12 +219,19 @@ impl<'c> Ahead<'c> {
         ex: &mut Exchange,
         client: &mut Client,
         output: &mut Output,
+        carrier: &mut Carrier,
         time: Duration,
     ) -> Result<(), Stuck> {
         let mut over = std::pin::pin!(ring::sleep(time));
         loop {
             self.feed(ex, client, output).await?;
-            let ended = poll_fn(|cx| self.poll_until(over.as_mut(), cx, client, output));
+            let ended = poll_fn(|cx| {
+                if let Some(Poll::Ready(stuck)) = carrier.poll_upload(cx, ex, client) {
+                    return Poll::Ready(Err(Stuck::Upload(stuck)));
+                }
+                let ended = self.poll_until(over.as_mut(), cx, client, output);
+                ended.map_err(Stuck::from)
+            });
             if ended.await? {
                 return Ok(());
             }

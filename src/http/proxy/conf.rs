@@ -18,8 +18,8 @@ use crate::vars::Template;
 use super::buffer::Limits;
 use super::rewrite_fields::{self, Rewrites};
 
-pub use directives::{COMMON_ROWS, ROWS, SSL_ROWS};
-pub use url::{Url, compile as compile_pass};
+pub use directives::{COMMON_ROWS, GRPC_COMMON_ROWS, GRPC_ROWS, GRPC_SSL_ROWS, ROWS, SSL_ROWS};
+pub use url::{Scheme, Url, compile as compile_pass};
 
 /// Bytes of a page of memory, after which nginx sizes its buffers.
 const PAGE: u64 = 4 << 10;
@@ -27,7 +27,7 @@ const PAGE: u64 = 4 << 10;
 /// What is written in one block.
 #[derive(Default)]
 pub struct Raw {
-    /// `proxy_pass`; not inherited, except into `if`.
+    /// `proxy_pass` or `grpc_pass`; not inherited, except into `if`.
     pub pass: Option<Word>,
     set_headers: Option<Vec<(Word, Word)>>,
     pass_headers: Option<Vec<Word>>,
@@ -59,7 +59,7 @@ pub struct Raw {
     next_upstream: Option<NextOn>,
     next_upstream_tries: Option<u64>,
     next_upstream_timeout: Option<Duration>,
-    /// `proxy_ssl_…`
+    /// `proxy_ssl_…` or `grpc_ssl_…`
     pub ssl: ssl::upstream::Raw,
 }
 
@@ -70,6 +70,17 @@ pub enum HttpVersion {
     V10,
     /// HTTP/1.1.
     V11,
+    /// HTTP/2.
+    V2,
+}
+
+/// Which directives lead to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `proxy_pass` and what belongs to it.
+    Proxy,
+    /// `grpc_pass` and what belongs to it.
+    Grpc,
 }
 
 /// The conditions of `proxy_next_upstream`.
@@ -146,8 +157,10 @@ pub struct Conf {
     pub method: Option<Template<Exchange>>,
     /// `proxy_set_body`.
     pub set_body: Option<Template<Exchange>>,
-    /// `proxy_http_version`.
+    /// `proxy_http_version`; with `grpc_pass` HTTP/2.
     pub http_version: HttpVersion,
+    /// `grpc_pass` is what leads there.
+    pub grpc: bool,
     /// `proxy_redirect` and the cookie directives.
     pub rewrites: Rewrites,
     /// `proxy_intercept_errors`.
@@ -184,7 +197,7 @@ pub struct Conf {
     pub tries: u32,
     /// `proxy_next_upstream_timeout`; 0: no limit.
     pub next_timeout_ms: u64,
-    /// `proxy_ssl_…`, where the upstream may be one with TLS.
+    /// `proxy_ssl_…` or `grpc_ssl_…`, where the upstream may be one with TLS.
     pub ssl: Option<Box<ssl::upstream::Conf<Exchange>>>,
 }
 
@@ -196,10 +209,12 @@ pub enum SetHeader {
     Variable(Box<[u8]>, Template<Exchange>),
 }
 
-/// The compiled `proxy_pass`.
+/// The compiled `proxy_pass` or `grpc_pass`.
 pub struct Pass {
     /// Where to.
     pub to: To,
+    /// Which of the two it is.
+    pub side: Side,
     /// Length of the location's name, which the URI part of `proxy_pass` replaces.
     pub replaced: usize,
     /// What `keepalive … local` tells apart: the location.
@@ -212,12 +227,12 @@ pub enum To {
     Group {
         /// Its id.
         group: u32,
+        /// How the URL begins.
+        scheme: Scheme,
         /// `$proxy_host`.
         host: Box<[u8]>,
         /// `$proxy_port`.
         port: u16,
-        /// Its servers speak TLS.
-        secure: bool,
         /// The URI part, if there is one.
         uri: Option<Box<[u8]>>,
     },
@@ -244,8 +259,12 @@ impl Raw {
     }
 
     /// The compiled settings.
-    pub fn compile(&self, c: &mut Compiler, scope: &Scope) -> Result<Conf> {
-        let buffers = self.compile_buffers(scope)?;
+    pub fn compile(&self, c: &mut Compiler, scope: &Scope, side: Side) -> Result<Conf> {
+        let is_grpc = side == Side::Grpc;
+        let buffers = match side {
+            Side::Proxy => self.compile_buffers(scope)?,
+            Side::Grpc => Limits::UNBUFFERED,
+        };
         let mut skip = TokenSet::default();
         let mut skip_names = Vec::new();
         let set_headers = self.compile_set_headers(c, &mut skip, &mut skip_names)?;
@@ -274,16 +293,17 @@ impl Raw {
             pass_request_body: self.pass_request_body.unwrap_or(true),
             method,
             set_body,
-            http_version: self.http_version.unwrap_or(HttpVersion::V11),
+            http_version: self.http_version_of(side),
+            grpc: is_grpc,
             rewrites: self.rewrites.compile(c, scope)?,
             intercept_errors: self.intercept_errors.unwrap_or(false),
             ignore_client_abort: self.ignore_client_abort.unwrap_or(false),
             ignore_headers: self.ignore_headers.unwrap_or_default(),
             bind: bind.map(|bind| bind.compile(&mut c.vars)).transpose()?,
-            buffering: self.buffering.unwrap_or(true),
+            buffering: self.buffering.unwrap_or(!is_grpc),
             buffer_size: self.buffer_size.unwrap_or(PAGE) as usize,
             buffers,
-            request_buffering: self.request_buffering.unwrap_or(true),
+            request_buffering: self.request_buffering.unwrap_or(!is_grpc),
             temp_path: match &self.temp_path {
                 Some(path) => path.clone(),
                 None => c.reader.prefix().join("proxy_temp"),
@@ -301,16 +321,20 @@ impl Raw {
                 .unwrap_or(0)
                 .min(u64::from(u32::MAX)) as u32,
             next_timeout_ms: ms(self.next_upstream_timeout, 0),
-            ssl: self.compile_ssl(c)?,
+            ssl: self.compile_ssl(c, side)?,
         })
     }
 
     /// How to speak TLS, where `proxy_pass` may ask for it. As in nginx, files are not looked at
     /// elsewhere.
-    fn compile_ssl(&self, c: &mut Compiler) -> Result<Option<Box<ssl::upstream::Conf<Exchange>>>> {
+    fn compile_ssl(
+        &self,
+        c: &mut Compiler,
+        side: Side,
+    ) -> Result<Option<Box<ssl::upstream::Conf<Exchange>>>> {
         let may_be_secure = |word: &&Word| {
-            let is_https = |start: &[u8]| start.eq_ignore_ascii_case(b"https://");
-            word.bytes.contains(&b'$') || word.bytes.get(..8).is_some_and(is_https)
+            let url = Url::parse(&word.bytes, side);
+            word.bytes.contains(&b'$') || url.is_ok_and(|url| url.scheme.is_secure())
         };
         if self.pass.as_ref().filter(may_be_secure).is_none() {
             return Ok(None);
@@ -320,8 +344,23 @@ impl Raw {
             vars: &mut c.vars,
             common: &mut c.ssl,
         };
-        let conf = self.ssl.compile("proxy_ssl", &[], &mut compiler)?;
+        let prefix = match side {
+            Side::Proxy => "proxy_ssl",
+            Side::Grpc => "grpc_ssl",
+        };
+        let alpn: &[&[u8]] = match self.http_version_of(side) {
+            HttpVersion::V2 => &[b"h2"],
+            _ => &[],
+        };
+        let conf = self.ssl.compile(prefix, alpn, &mut compiler)?;
         Ok(Some(Box::new(conf)))
+    }
+
+    fn http_version_of(&self, side: Side) -> HttpVersion {
+        match side {
+            Side::Proxy => self.http_version.unwrap_or(HttpVersion::V11),
+            Side::Grpc => HttpVersion::V2,
+        }
     }
 
     /// The buffers, which must fit together in nginx's way.
@@ -355,7 +394,7 @@ impl Raw {
                 write: write as usize,
             });
         };
-        let place = scope.proxy.pass.as_ref().or(scope.place.name.as_ref());
+        let place = self.pass.as_ref().or(scope.place.name.as_ref());
         Err(match place {
             Some(word) => ConfigError::at(word.span, message),
             None => ConfigError::bare(message),

@@ -45,6 +45,8 @@ pub struct Parts {
     pub sock: Socket,
     /// The read in flight. What it brings is encrypted where there is TLS.
     pub recv: Option<Recv>,
+    /// What was read behind the handshake.
+    pub early: Chunk,
     /// Its encryption.
     pub tls: Option<Box<Transport>>,
     /// Its place among `worker_connections`.
@@ -85,10 +87,11 @@ impl UpstreamConn {
         self.tls.as_ref().map(|tls| &tls.identity) == identity
     }
 
-    /// Gives up this type, with nothing read or being sent that was not asked for.
+    /// Gives up this type, with nothing being sent and no read that failed.
     pub fn into_parts(mut self) -> Parts {
-        debug_assert!(self.early.is_none());
+        debug_assert!(!matches!(self.early, Some(Err(_))));
         Parts {
+            early: self.early.take().and_then(Result::ok).unwrap_or_default(),
             sock: self.sock.take().expect(NOT_GIVEN_UP),
             recv: self.recv.take(),
             tls: self.tls.take().map(|tls| tls.transport),

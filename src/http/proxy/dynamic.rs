@@ -8,14 +8,18 @@ use crate::observe::Level;
 use crate::upstream::{Group, implicit};
 use crate::vars::Template;
 
-use super::conf::Url;
+use super::conf::{Side, Url};
 
 /// Finds the group for the URL that the template gives: an `upstream {}` of that name, an
 /// address, or a name that the resolver knows. The error is the status for the client.
-pub async fn find(ex: &mut Exchange, template: &Template<Exchange>) -> Result<Arc<Group>, u16> {
+pub async fn find(
+    ex: &mut Exchange,
+    template: &Template<Exchange>,
+    side: Side,
+) -> Result<Arc<Group>, u16> {
     let mut text = Vec::new();
     template.eval(ex, &mut text);
-    let url = match Url::parse(&text) {
+    let url = match Url::parse(&text, side) {
         Ok(url) => url,
         Err(error) => {
             let shown = String::from_utf8_lossy(&text);
@@ -23,9 +27,9 @@ pub async fn find(ex: &mut Exchange, template: &Template<Exchange>) -> Result<Ar
             return Err(500);
         }
     };
+    ex.proxy_scheme = url.scheme;
     ex.proxy_host = url.proxy_host();
     ex.proxy_port = url.port_or_default();
-    ex.proxy_secure = url.secure;
     if let Some(uri) = url.uri {
         if !uri.starts_with(b"/") {
             ex.proxy_uri.push(b'/');

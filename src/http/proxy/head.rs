@@ -28,7 +28,22 @@ pub fn write_request(
     body: BodyOut,
     out: &mut Vec<u8>,
 ) {
-    write_request_line(ex, conf, pass, out);
+    write_method(ex, conf, out);
+    out.push(b' ');
+    write_target(ex, pass, out);
+    out.extend_from_slice(match conf.http_version {
+        HttpVersion::V10 => b" HTTP/1.0\r\n",
+        _ => b" HTTP/1.1\r\n",
+    });
+    write_fields(ex, conf, body, out);
+    if body == BodyOut::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the fields of a request, except those that only HTTP/1.1 has.
+pub fn write_fields(ex: &mut Exchange, conf: &Conf, body: BodyOut, out: &mut Vec<u8>) {
     for line in &conf.set_headers {
         match line {
             SetHeader::Constant(line) => out.extend_from_slice(line),
@@ -44,14 +59,10 @@ pub fn write_request(
             }
         }
     }
-    match body {
-        BodyOut::None => {}
-        BodyOut::Length(length) => {
-            out.extend_from_slice(b"Content-Length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        BodyOut::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    if let BodyOut::Length(length) = body {
+        out.extend_from_slice(b"Content-Length: ");
+        out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
     if conf.pass_request_headers {
         let request = &ex.request;
@@ -61,7 +72,6 @@ pub fn write_request(
             }
         }
     }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Whether the request's head has an `Upgrade` field: the client's is not passed on by itself.
@@ -98,19 +108,14 @@ fn write_field(field: &Field, buf: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_request_line(ex: &mut Exchange, conf: &Conf, pass: &Pass, out: &mut Vec<u8>) {
+/// Appends the method.
+pub fn write_method(ex: &mut Exchange, conf: &Conf, out: &mut Vec<u8>) {
     let start = out.len();
     match &conf.method {
         Some(method) => method.eval(ex, out),
         None => out.extend_from_slice(ex.request.method()),
     }
     uri::escape_blanks(out, start);
-    out.push(b' ');
-    write_target(ex, pass, out);
-    out.extend_from_slice(match conf.http_version {
-        HttpVersion::V11 => b" HTTP/1.1\r\n",
-        HttpVersion::V10 => b" HTTP/1.0\r\n",
-    });
 }
 
 /// Appends the request target that the upstream is sent.

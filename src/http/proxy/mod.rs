@@ -1,4 +1,5 @@
-//! `proxy_pass`: from a request to an upstream peer's answer on its way to the client.
+//! `proxy_pass` and `grpc_pass`: from a request to an upstream peer's answer on its way to the
+//! client.
 //!
 //! [`run`] is the try loop. Each attempt ([`attempt`]) ends in an answer or a [`Failure`], and
 //! [`retry::decide`] alone says what a failure leads to. The body follows in [`relay`], ahead of
@@ -6,9 +7,11 @@
 
 pub mod attempt;
 mod buffer;
+mod carrier;
 pub mod conf;
 pub mod connection;
 mod dynamic;
+pub mod h2;
 pub mod head;
 mod relay;
 mod request_body;
@@ -92,7 +95,24 @@ async fn prepare_body(
 /// What a failure to read the client's body leads to.
 fn body_failed(ex: &mut Exchange, client: &Client, error: BodyError) -> Outcome {
     ex.doing = "sending request to upstream";
-    match &error {
+    log_body_error(ex, client, &error);
+    ex.keepalive = false;
+    match error.status() {
+        499 => {
+            ex.response.status = 400;
+            Outcome::Finished(Finish::Drop)
+        }
+        408 => {
+            ex.response.status = 408;
+            Outcome::Finished(Finish::Drop)
+        }
+        status => Outcome::Answer(Reply::status(status)),
+    }
+}
+
+/// Says in the log why the client's body could not be read.
+fn log_body_error(ex: &mut Exchange, client: &Client, error: &BodyError) {
+    match error {
         BodyError::TooLarge { had, more } => ex.log(
             Level::Error,
             format_args!("client intended to send too large chunked body: {had}+{more} bytes"),
@@ -115,18 +135,6 @@ fn body_failed(ex: &mut Exchange, client: &Client, error: BodyError) -> Outcome 
             respond::log_client_gone(ex, client);
         }
     }
-    ex.keepalive = false;
-    match error.status() {
-        499 => {
-            ex.response.status = 400;
-            Outcome::Finished(Finish::Drop)
-        }
-        408 => {
-            ex.response.status = 408;
-            Outcome::Finished(Finish::Drop)
-        }
-        status => Outcome::Answer(Reply::status(status)),
-    }
 }
 
 /// The group that the request goes to. The error is the status for the client.
@@ -134,21 +142,21 @@ async fn find_group(ex: &mut Exchange, pass: &Pass) -> Result<Arc<Group>, u16> {
     match &pass.to {
         To::Group {
             group,
+            scheme,
             host,
             port,
-            secure,
             ..
         } => {
+            ex.proxy_scheme = *scheme;
             ex.proxy_host.clear();
             ex.proxy_host.extend_from_slice(host);
             ex.proxy_port = *port;
-            ex.proxy_secure = *secure;
             ex.group = *group;
             Ok(Arc::clone(
                 &ex.generation.http.groups[*group as usize].group,
             ))
         }
-        To::Url(template) => dynamic::find(ex, template).await,
+        To::Url(template) => dynamic::find(ex, template, pass.side).await,
     }
 }
 
@@ -178,6 +186,7 @@ impl Tries {
         let terms = Terms {
             next_upstream: conf.next_upstream,
             timeout_ms: conf.next_timeout_ms,
+            refusals_left: retry::REFUSALS_MAX,
             idempotent: !ex.request.head.method.needs_non_idempotent(),
             replayable,
         };
@@ -238,6 +247,7 @@ impl Tries {
         let target = attempt::TargetPeer {
             pick: &pick,
             pass,
+            group: &Arc::clone(&self.group),
             fresh_only,
             repeatable: self.terms.may_repeat(),
         };
@@ -280,6 +290,7 @@ impl Tries {
                 reused: slot.as_ref().is_some_and(|answer| answer.reused),
                 answer_begun: true,
                 request_sent: true,
+                refused: false,
                 level: Level::Error,
             };
             let left = self.tries_left();
@@ -332,6 +343,7 @@ impl Tries {
                 // Nobody failed and nothing is said: the attempt does not show.
                 ex.upstream.pop();
                 ex.fresh_connection = true;
+                self.terms.refusals_left -= u32::from(failure.refused);
                 self.again = Some(pick);
                 Step::Again
             }
@@ -446,14 +458,16 @@ fn body_out(ex: &Exchange, conf: &Conf) -> BodyOut {
     if !conf.pass_request_body {
         return BodyOut::None;
     }
+    let refused = ex.request.refused.len() as u64;
     match &ex.request.body {
         RequestBody::None => match ex.request.framing {
             Framing::None => BodyOut::None,
-            _ => BodyOut::Length(0),
+            Framing::Chunked if refused > 0 => BodyOut::Chunked,
+            _ => BodyOut::Length(refused),
         },
         RequestBody::Memory(bytes) => BodyOut::Length(bytes.len() as u64),
         RequestBody::File { length, .. } => BodyOut::Length(*length),
-        RequestBody::Length(length) => BodyOut::Length(*length),
+        RequestBody::Length(length) => BodyOut::Length(refused + *length),
         RequestBody::Chunked { .. } => BodyOut::Chunked,
     }
 }
@@ -551,7 +565,8 @@ fn accel_settings(ex: &mut Exchange, conf: &Conf) {
     {
         ex.response.limit_rate = rate;
     }
-    if !conf.ignore_headers.contains(Token::XAccelBuffering)
+    if !conf.grpc
+        && !conf.ignore_headers.contains(Token::XAccelBuffering)
         && let Some(value) = ex.response.upstream_field(Token::XAccelBuffering)
     {
         if value.eq_ignore_ascii_case(b"no") {

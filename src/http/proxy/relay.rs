@@ -5,13 +5,17 @@
 //! spliced once its client stalls. What a slow client does not take waits within the limits of
 //! [`buffer`](super::buffer), and the upstream's connection is free as soon as its answer is read.
 
+use std::io;
 use std::sync::Arc;
+
+use http::HeaderMap;
 
 use crate::base::clock;
 use crate::http::client::Client;
 use crate::http::exchange::Exchange;
 use crate::http::h1::chunked::{Decoder, Step};
 use crate::http::h1::framing::{self, Framing};
+use crate::http::h2::fields;
 use crate::http::phases::Finish;
 use crate::http::rate;
 use crate::http::respond::{self, Output};
@@ -22,7 +26,9 @@ use crate::upstream::Group;
 
 use super::attempt::{self, Answer};
 use super::buffer::{Ahead, Event, Stuck};
+use super::carrier::Carrier;
 use super::conf::Conf;
+use super::h2::upload;
 
 /// Bodies with at least this much left after the first read are spliced. Measured: below it the
 /// two extra system calls cost more than the copies.
@@ -43,6 +49,8 @@ enum End {
     ClientGone,
     /// The temporary file failed.
     Failed,
+    /// The request's body, which was still on its way, cannot go on.
+    Upload(upload::Stuck),
 }
 
 impl From<Stuck> for End {
@@ -50,6 +58,7 @@ impl From<Stuck> for End {
         match stuck {
             Stuck::ClientGone => End::ClientGone,
             Stuck::File => End::Failed,
+            Stuck::Upload(stuck) => End::Upload(stuck),
         }
     }
 }
@@ -106,7 +115,11 @@ pub async fn run<'c>(
     match end {
         End::Complete => give_back(ex, client, slot, group, false),
         End::Broken => *slot = None,
-        End::ClientGone | End::Failed => {
+        End::Upload(upload::Stuck::TimedOut) => {
+            attempt::log_io(ex, "", &io::ErrorKind::TimedOut.into(), Level::Error);
+            *slot = None;
+        }
+        End::ClientGone | End::Failed | End::Upload(_) => {
             return Err(cut(ex, client, &mut output, &mut ahead, &end));
         }
     }
@@ -126,9 +139,13 @@ fn cut(
     end: &End,
 ) -> Finish {
     ahead.forget(ex, output);
-    if matches!(end, End::ClientGone) {
-        ex.doing = "sending to client";
-        respond::log_client_gone(ex, client);
+    match end {
+        End::ClientGone => {
+            ex.doing = "sending to client";
+            respond::log_client_gone(ex, client);
+        }
+        End::Upload(upload::Stuck::Client(error)) => super::log_body_error(ex, client, error),
+        _ => {}
     }
     ex.keepalive = false;
     Finish::Truncated
@@ -152,16 +169,17 @@ pub fn give_back(
     group: &Arc<Group>,
     unread: bool,
 ) {
-    let Some(Answer {
-        mut kept,
+    let Some(answer) = slot.take() else { return };
+    // A stream is gone with this; its connection goes on.
+    let Carrier::Connection(mut kept) = answer.carrier else {
+        return;
+    };
+    let Answer {
         framing,
         rest,
         keepalive,
         ..
-    }) = slot.take()
-    else {
-        return;
-    };
+    } = answer;
     if let Some(buffer) = kept.conn.take_sent() {
         client.keep_upstream_out(buffer);
     }
@@ -199,6 +217,9 @@ impl Source<'_, '_> {
         output: &mut Output,
         first: std::ops::Range<usize>,
     ) -> End {
+        if matches!(self.answer.carrier, Carrier::Stream(_)) {
+            return self.stream(ex, client, output, first).await;
+        }
         match self.answer.framing {
             Framing::None => {
                 // Bytes behind a response without a body belong to nobody.
@@ -227,10 +248,10 @@ impl Source<'_, '_> {
         let mut may_splice = self.rate.is_none()
             && output.is_plain()
             && client.direct().is_some()
-            && self.answer.kept.conn.direct().is_some();
+            && self.answer.carrier.direct().is_some();
         while left > 0 {
             if may_splice && left >= SPLICE_MIN {
-                let is_quiet = self.answer.kept.conn.is_quiet();
+                let is_quiet = self.answer.carrier.is_quiet();
                 if !is_quiet || !self.ahead.is_untouched() {
                     // A stream of receives ran ahead. It ends with the next read, and is to leave
                     // nothing that a splice would overtake. (Boxed: it is rare, and large.)
@@ -283,8 +304,8 @@ impl Source<'_, '_> {
             write_timeout_ms: output.send_timeout_ms(),
             stall_ms: self.ahead.has_file().then_some(STALL_MS),
         };
-        let conn = &self.answer.kept.conn;
-        let (Some(from), Some(to)) = (conn.direct(), client.direct()) else {
+        let carrier = &self.answer.carrier;
+        let (Some(from), Some(to)) = (carrier.direct(), client.direct()) else {
             return Ok(left);
         };
         let result = ring::splice_body(from, to, left, limits, |_| ()).await;
@@ -301,7 +322,7 @@ impl Source<'_, '_> {
             }
             Ok(Spliced { moved, .. }) if moved == left => (moved, None),
             Ok(Spliced { moved, .. }) => {
-                attempt::read_failed(ex, conn, None, Level::Error);
+                attempt::read_failed(ex, carrier.timed_out(), None, Level::Error);
                 (moved, Some(End::Broken))
             }
             Err(error) if error.side == Side::Read => {
@@ -339,7 +360,9 @@ impl Source<'_, '_> {
             }
             output.push(ex, &piece);
             self.settle(ex, client, output).await?;
-            self.ahead.room(ex, client, output).await?;
+            self.ahead
+                .room(ex, client, output, &mut self.answer.carrier)
+                .await?;
         }
         Ok(())
     }
@@ -438,6 +461,35 @@ impl Source<'_, '_> {
         }
     }
 
+    /// A body that ends with its stream.
+    async fn stream(
+        &mut self,
+        ex: &mut Exchange,
+        client: &mut Client,
+        output: &mut Output,
+        first: std::ops::Range<usize>,
+    ) -> End {
+        count(ex, first.len() as u64);
+        output.push_stored(ex, first);
+        loop {
+            if let Carrier::Stream(stream) = &mut self.answer.carrier
+                && stream.has_ended()
+            {
+                return take_trailers(ex, stream.take_trailers());
+            }
+            if let Err(stuck) = self.settle(ex, client, output).await {
+                return stuck.into();
+            }
+            let chunk = match self.read_or_end(ex, client, output).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => continue,
+                Err(end) => return end,
+            };
+            count(ex, chunk.len() as u64);
+            output.push(ex, &chunk);
+        }
+    }
+
     /// Sends what was pushed, or lets it wait its turn. Everything that came in one read leaves at
     /// once: nothing says when more will come.
     async fn settle(
@@ -479,7 +531,8 @@ impl Source<'_, '_> {
         match self.read_or_end(ex, client, output).await? {
             Some(chunk) => Ok(chunk),
             None => {
-                attempt::read_failed(ex, &self.answer.kept.conn, None, Level::Error);
+                let late = self.answer.carrier.timed_out();
+                attempt::read_failed(ex, late, None, Level::Error);
                 Err(End::Broken)
             }
         }
@@ -492,34 +545,52 @@ impl Source<'_, '_> {
         client: &mut Client,
         output: &mut Output,
     ) -> Result<Option<Chunk>, End> {
-        let conn = &mut self.answer.kept.conn;
+        let carrier = &mut self.answer.carrier;
         if !self.ahead.has_room(output) {
             // Whoever is not asked cannot be late.
-            conn.set_deadline(None);
-            self.ahead.room(ex, client, output).await?;
+            carrier.set_deadline(None);
+            self.ahead.room(ex, client, output, carrier).await?;
         }
-        conn.listen(Class::Large);
-        conn.set_deadline(Some(clock::now_ms() + self.conf.read_timeout_ms));
+        carrier.listen(Class::Large);
+        carrier.set_deadline(Some(clock::now_ms() + self.conf.read_timeout_ms));
         let watch = !self.conf.ignore_client_abort;
-        match self.ahead.read(ex, client, output, conn, watch).await? {
+        match self.ahead.read(ex, client, output, carrier, watch).await? {
             Event::Gone => Err(End::ClientGone),
             Event::Read(Ok(chunk)) if !chunk.is_empty() => {
                 if let Some(state) = ex.upstream.last_mut() {
                     state.bytes_received += chunk.len() as u64;
                 }
                 // It is not asked again before these have a place, which a slow disk may delay.
-                conn.set_deadline(None);
+                carrier.set_deadline(None);
                 let pause = self.rate.as_mut().and_then(|r| r.came(chunk.len()));
                 if let Some(pause) = pause {
-                    self.ahead.rest(ex, client, output, pause).await?;
+                    self.ahead.rest(ex, client, output, carrier, pause).await?;
                 }
                 Ok(Some(chunk))
             }
-            Event::Read(Ok(_)) if !conn.timed_out() => Ok(None),
+            Event::Read(Ok(_)) if !carrier.timed_out() => Ok(None),
             Event::Read(other) => {
-                attempt::read_failed(ex, conn, other.err(), Level::Error);
+                attempt::read_failed(ex, carrier.timed_out(), other.err(), Level::Error);
                 Err(End::Broken)
             }
+        }
+    }
+}
+
+/// Takes over the fields behind a body.
+fn take_trailers(ex: &mut Exchange, trailers: Option<HeaderMap>) -> End {
+    let Some(trailers) = trailers else {
+        return End::Complete;
+    };
+    let response = &mut ex.response;
+    match fields::trailers(&trailers, &mut response.buf, &mut response.trailers) {
+        Ok(()) => End::Complete,
+        Err(fault) => {
+            ex.log(
+                Level::Error,
+                format_args!("upstream sent invalid trailer: {fault} while {}", ex.doing),
+            );
+            End::Broken
         }
     }
 }

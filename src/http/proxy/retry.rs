@@ -30,6 +30,8 @@ pub struct Failure {
     pub answer_begun: bool,
     /// Bytes of the request had been handed to the kernel.
     pub request_sent: bool,
+    /// The peer says that it did not look at the request, which can be sent again as a whole.
+    pub refused: bool,
     /// How grave the log calls it if the connection just ends.
     pub level: Level,
 }
@@ -52,7 +54,12 @@ pub struct Terms {
     pub idempotent: bool,
     /// The body can be sent again from its beginning.
     pub replayable: bool,
+    /// How often a peer may still refuse the request without looking at it.
+    pub refusals_left: u32,
 }
+
+/// How often peers may refuse a request without looking at it before that is a failure.
+pub const REFUSALS_MAX: u32 = 4;
 
 impl Terms {
     /// Whether the request, with its body, can and may reach a peer twice.
@@ -100,7 +107,7 @@ pub fn decide(terms: &Terms, failure: &Failure, tries_left: u32, elapsed_ms: u64
         Cause::Status(_) => wanted,
         _ => !failure.is_stale(),
     };
-    let may_repeat = !failure.request_sent || terms.may_repeat();
+    let may_repeat = !failure.request_sent || failure.refused || terms.may_repeat();
     let in_time = terms.timeout_ms == 0 || elapsed_ms < terms.timeout_ms;
     if wanted && may_repeat && in_time && tries_left > 0 {
         return Decision::Next { blame };
@@ -112,8 +119,12 @@ pub fn decide(terms: &Terms, failure: &Failure, tries_left: u32, elapsed_ms: u64
     }
 }
 
-/// The request of a stale connection goes to a fresh one if doing it twice does no harm.
+/// The request of a stale connection goes to a fresh one if doing it twice does no harm, and one
+/// that was not done at all in any case.
 fn is_repeated(terms: &Terms, failure: &Failure) -> bool {
+    if failure.refused {
+        return terms.refusals_left > 0;
+    }
     failure.is_stale() && terms.may_repeat()
 }
 
@@ -126,12 +137,14 @@ mod tests {
         timeout_ms: 0,
         idempotent: true,
         replayable: true,
+        refusals_left: 1,
     };
     const ERROR: Failure = Failure {
         cause: Cause::Error,
         reused: false,
         answer_begun: false,
         request_sent: true,
+        refused: false,
         level: Level::Error,
     };
 
@@ -213,6 +226,31 @@ mod tests {
             ..TERMS
         };
         assert_ne!(decide(&streamed, &stale, 0, 0), Decision::Again);
+    }
+
+    #[test]
+    fn a_refused_request_is_repeated_whatever_it_is() {
+        let refused = Failure {
+            refused: true,
+            ..ERROR
+        };
+        let post = Terms {
+            idempotent: false,
+            replayable: false,
+            ..TERMS
+        };
+        assert_eq!(decide(&post, &refused, 0, 0), Decision::Again);
+        let too_often = Terms {
+            refusals_left: 0,
+            ..post
+        };
+        let next = Decision::Next { blame: true };
+        assert_eq!(decide(&too_often, &refused, 1, 0), next);
+        let end = Decision::GiveUp {
+            status: 502,
+            blame: true,
+        };
+        assert_eq!(decide(&too_often, &refused, 0, 0), end);
     }
 
     #[test]

@@ -127,7 +127,8 @@ fn default_redirect(word: Option<&Word>, scope: &Scope) -> Result<Option<Rule>> 
         ));
     }
     let name = scope.place.name.as_ref().map_or(&b""[..], |n| &n.bytes);
-    let has_uri = super::conf::Url::parse(&pass.bytes).is_ok_and(|u| u.uri.is_some());
+    let has_uri = super::conf::Url::parse(&pass.bytes, super::conf::Side::Proxy)
+        .is_ok_and(|u| u.uri.is_some());
     let mut from = pass.bytes.to_vec();
     let to = if has_uri {
         name

@@ -8,6 +8,7 @@ use crate::observe::Level;
 use crate::relay::{self, End, Flows, Outcome, Stop};
 
 use super::attempt::Answer;
+use super::carrier::Carrier;
 use super::conf::Conf;
 
 /// Passes the 101 to the client, then everything both sides send, until both have ended or
@@ -23,7 +24,10 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
     if output.flush(client).await.is_err() {
         return Finish::Truncated;
     }
-    let peer = answer.kept.conn.into_parts();
+    let Carrier::Connection(kept) = answer.carrier else {
+        return Finish::Truncated;
+    };
+    let peer = kept.conn.into_parts();
     let flows = Flows::default();
     let ends = client.take_ends();
     let outcome = {

@@ -9,6 +9,7 @@ pub mod backend;
 pub mod client;
 pub mod datagram;
 pub mod dns;
+pub mod h2_backend;
 pub mod load;
 pub mod ocsp;
 pub mod ports;
@@ -24,6 +25,7 @@ pub use backend::{Backend, ok, resp};
 pub use client::Conn;
 pub use datagram::{UdpBackend, UdpClient, dead_udp};
 pub use dns::Dns;
+pub use h2_backend::H2Backend;
 pub use load::Load;
 pub use server::{Server, Setup, full, http, stream};
 

@@ -8,7 +8,7 @@ use crate::ssl;
 use crate::upstream::RawBind;
 
 use super::super::rewrite_fields;
-use super::{HttpVersion, NextOn, Raw, Url};
+use super::{HttpVersion, NextOn, Raw, Side, Url};
 
 const HSL: Contexts = Contexts::HTTP.or(Contexts::SERVER).or(Contexts::LOCATION);
 const NEXT_UPSTREAM: &[(&str, NextOn)] = &[
@@ -129,6 +129,23 @@ pub const COMMON_ROWS: &[Row<Scope>] = common!("proxy", proxy, "Host $proxy_host
 pub const SSL_ROWS: &[Row<Scope>] =
     ssl::upstream::rows!(Scope, "proxy_ssl", HSL, proxy.ssl, "host from proxy_pass");
 
+/// What the gRPC module has as the proxy module has it.
+pub const GRPC_COMMON_ROWS: &[Row<Scope>] =
+    common!("grpc", grpc, "Content-Length $content_length; Host \"\"");
+
+/// How TLS is spoken to a gRPC upstream.
+pub const GRPC_SSL_ROWS: &[Row<Scope>] =
+    ssl::upstream::rows!(Scope, "grpc_ssl", HSL, grpc.ssl, "host from grpc_pass");
+
+/// What only the gRPC module has.
+pub const GRPC_ROWS: &[Row<Scope>] = &[R::custom(
+    "grpc_pass",
+    Contexts::LOCATION.or(Contexts::LOCATION_IF),
+    Arity::One,
+    set_grpc_pass,
+)
+.doc("Address of the gRPC server that answers here.")];
+
 /// What only the proxy module has.
 pub const ROWS: &[Row<Scope>] = &[
     R::custom(
@@ -246,13 +263,22 @@ pub const ROWS: &[Row<Scope>] = &[
     ),
 ];
 
+fn set_grpc_pass(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let word = &node.args()[0];
+    if !word.bytes.contains(&b'$') {
+        Url::parse(&word.bytes, Side::Grpc).map_err(|e| ConfigError::at(word.span, e))?;
+    }
+    value::once(&mut s.grpc.pass, word.clone(), node)
+}
+
 fn set_pass(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     if s.proxy.pass.is_some() {
         return Err(value::duplicate(node));
     }
     let word = &node.args()[0];
     if !word.bytes.contains(&b'$') {
-        let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
+        let url =
+            Url::parse(&word.bytes, Side::Proxy).map_err(|e| ConfigError::at(word.span, e))?;
         // Asked here, where it is written: an `if` may inherit what it must not say itself.
         let may_replace = matches!(
             s.place.kind,
@@ -295,12 +321,7 @@ fn set_http_version(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     let version = match &*node.args()[0].bytes {
         b"1.0" => HttpVersion::V10,
         b"1.1" => HttpVersion::V11,
-        b"2" => {
-            return Err(ConfigError::at(
-                node.args()[0].span,
-                "\"proxy_http_version 2\" of nginx is not implemented by ringway yet",
-            ));
-        }
+        b"2" => HttpVersion::V2,
         _ => return Err(value::invalid_word(&node.args()[0])),
     };
     value::once(&mut s.proxy.http_version, version, node)

@@ -1,23 +1,67 @@
-//! The argument of `proxy_pass`: a URL, and the group of servers that it names.
+//! The argument of `proxy_pass` and `grpc_pass`: a URL, and the group of servers that it names.
 
 use crate::config::{ConfigError, Result, Word};
 use crate::http::scope::{Compiler, Scope};
 use crate::upstream::{PeerAddr, Target};
 
-use super::{Pass, To};
+use super::{Pass, Side, To};
 
-/// Turns the argument of `proxy_pass` into where it leads.
+/// How a URL begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// `http://`
+    #[default]
+    Http,
+    /// `https://`
+    Https,
+    /// `grpc://`
+    Grpc,
+    /// `grpcs://`
+    Grpcs,
+}
+
+impl Scheme {
+    /// As it is written, with what separates it from the rest.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Scheme::Http => "http://",
+            Scheme::Https => "https://",
+            Scheme::Grpc => "grpc://",
+            Scheme::Grpcs => "grpcs://",
+        }
+    }
+
+    /// Whether it means TLS.
+    pub fn is_secure(self) -> bool {
+        matches!(self, Scheme::Https | Scheme::Grpcs)
+    }
+
+    fn is_grpc(self) -> bool {
+        matches!(self, Scheme::Grpc | Scheme::Grpcs)
+    }
+
+    fn default_port(self) -> u16 {
+        if self.is_secure() { 443 } else { 80 }
+    }
+}
+
+/// Turns the argument of `proxy_pass` or `grpc_pass` into where it leads.
 ///
 /// # Errors
 /// As nginx: an invalid URL, a host that is not found.
-pub fn compile(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> Result<Pass> {
+pub fn compile(word: &Word, side: Side, scope: &Scope, c: &mut Compiler, tag: u64) -> Result<Pass> {
     let text = word.text();
     let replaced = scope.place.name.as_ref().map_or(0, |n| n.bytes.len());
     if text.contains('$') {
         let to = To::Url(c.template(word)?);
-        return Ok(Pass { to, replaced, tag });
+        return Ok(Pass {
+            to,
+            side,
+            replaced,
+            tag,
+        });
     }
-    let url = Url::parse(&word.bytes).map_err(|e| ConfigError::at(word.span, e))?;
+    let url = Url::parse(&word.bytes, side).map_err(|e| ConfigError::at(word.span, e))?;
     let group = match (c.groups.place(url.host), url.port) {
         (Some(group), None) => group,
         (Some(_), Some(port)) => return Err(port_of_group(word, url.host, port)),
@@ -25,12 +69,17 @@ pub fn compile(word: &Word, scope: &Scope, c: &mut Compiler, tag: u64) -> Result
     };
     let to = To::Group {
         group,
+        scheme: url.scheme,
         host: url.proxy_host().into(),
         port: url.port_or_default(),
-        secure: url.secure,
         uri: url.uri.map(Into::into),
     };
-    Ok(Pass { to, replaced, tag })
+    Ok(Pass {
+        to,
+        side,
+        replaced,
+        tag,
+    })
 }
 
 fn port_of_group(word: &Word, name: &[u8], port: u16) -> ConfigError {
@@ -40,13 +89,18 @@ fn port_of_group(word: &Word, name: &[u8], port: u16) -> ConfigError {
 }
 
 fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {
+    if url.port.is_none() && url.unix.is_none() && url.scheme.is_grpc() {
+        let host = String::from_utf8_lossy(url.host);
+        let message = format!("no port in upstream \"{host}\"");
+        return Err(ConfigError::at(word.span, message));
+    }
     let name = url.peer_name();
     if let Some(group) = c.groups.place(name.as_bytes()) {
         return Ok(group);
     }
     let addrs = match url.unix {
         Some(path) => vec![PeerAddr::from(std::path::PathBuf::from(path))],
-        None => Target::parse(&name, url.default_port())
+        None => Target::parse(&name, url.scheme.default_port())
             .and_then(|target| target.look_up())
             .map_err(|what| {
                 let host = String::from_utf8_lossy(url.host);
@@ -56,10 +110,10 @@ fn implicit_group(url: &Url<'_>, word: &Word, c: &mut Compiler) -> Result<u32> {
     Ok(c.groups.add_implicit(&name, addrs))
 }
 
-/// A URL of `proxy_pass`, taken apart.
+/// A URL of `proxy_pass` or `grpc_pass`, taken apart.
 pub struct Url<'a> {
-    /// By TLS: `https`.
-    pub secure: bool,
+    /// How it begins, or would.
+    pub scheme: Scheme,
     /// Host name or address; an IPv6 address in brackets; empty for unix sockets.
     pub host: &'a [u8],
     /// The port, if one is written.
@@ -72,16 +126,17 @@ pub struct Url<'a> {
 
 impl<'a> Url<'a> {
     /// Takes a URL apart. The error is nginx's wording.
-    pub fn parse(text: &'a [u8]) -> std::result::Result<Url<'a>, String> {
+    pub fn parse(text: &'a [u8], side: Side) -> std::result::Result<Url<'a>, String> {
         let shown = || String::from_utf8_lossy(text).into_owned();
-        let scheme =
+        let begins =
             |s: &str| text.len() >= s.len() && text[..s.len()].eq_ignore_ascii_case(s.as_bytes());
-        let (secure, rest) = if scheme("https://") {
-            (true, &text[8..])
-        } else if scheme("http://") {
-            (false, &text[7..])
-        } else {
-            return Err("invalid URL prefix".into());
+        let (schemes, other) = match side {
+            Side::Proxy => ([Scheme::Http, Scheme::Https], None),
+            Side::Grpc => ([Scheme::Grpc, Scheme::Grpcs], Some(Scheme::Grpc)),
+        };
+        let (scheme, rest) = match schemes.into_iter().find(|s| begins(s.prefix())) {
+            Some(scheme) => (scheme, &text[scheme.prefix().len()..]),
+            None => (other.ok_or("invalid URL prefix")?, text),
         };
         if let Some(path) = rest.strip_prefix(b"unix:") {
             let end = memchr::memchr(b':', path).unwrap_or(path.len());
@@ -94,7 +149,7 @@ impl<'a> Url<'a> {
             }
             let uri = path.get(end + 1..).filter(|u| !u.is_empty());
             return Ok(Url {
-                secure,
+                scheme,
                 host: b"",
                 port: None,
                 unix: Some(unix),
@@ -106,6 +161,12 @@ impl<'a> Url<'a> {
             .position(|b| matches!(b, b'/' | b'?'))
             .unwrap_or(rest.len());
         let (authority, uri) = rest.split_at(end);
+        if side == Side::Grpc && !uri.is_empty() {
+            return Err(format!(
+                "invalid host in upstream \"{}\"",
+                String::from_utf8_lossy(rest)
+            ));
+        }
         let colon = match memchr::memrchr(b']', authority) {
             Some(bracket) => (authority.get(bracket + 1) == Some(&b':')).then_some(bracket + 1),
             None => memchr::memrchr(b':', authority),
@@ -136,7 +197,7 @@ impl<'a> Url<'a> {
             }
         };
         Ok(Url {
-            secure,
+            scheme,
             host,
             port,
             unix: None,
@@ -144,20 +205,16 @@ impl<'a> Url<'a> {
         })
     }
 
-    fn default_port(&self) -> u16 {
-        if self.secure { 443 } else { 80 }
-    }
-
     /// `$proxy_port`: the one that is written, or that of the scheme.
     pub fn port_or_default(&self) -> u16 {
-        self.port.unwrap_or(self.default_port())
+        self.port.unwrap_or(self.scheme.default_port())
     }
 
-    /// `$proxy_host`: as written, without a default port.
+    /// `$proxy_host`: as written; of a web server without its usual port.
     pub fn proxy_host(&self) -> Vec<u8> {
         match (self.unix, self.port) {
             (Some(_), _) => b"localhost".to_vec(),
-            (None, Some(port)) if port != self.default_port() => {
+            (None, Some(port)) if port != self.scheme.default_port() || self.scheme.is_grpc() => {
                 let mut host = self.host.to_vec();
                 host.extend_from_slice(format!(":{port}").as_bytes());
                 host
