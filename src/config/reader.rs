@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::catalog::{Catalog, Status};
 use super::error::{ConfigError, Level, Remark, Result};
-use super::lex::unexpected;
 use super::schema::{Arity, Contexts, Row, Set};
 use super::source::Sources;
 use super::suggest;
@@ -62,25 +61,6 @@ impl<'a> Reader<'a> {
             if let Some(error) = node.failure() {
                 return Err(error.clone());
             }
-        }
-        Ok(())
-    }
-
-    /// Reads a block whose entries are not directives (`types`, `map`, `geo`), one by one. An entry
-    /// has one word or more and never a block.
-    pub fn read_entries(
-        &mut self,
-        block: &Node,
-        mut read: impl FnMut(&mut Self, &Node) -> Result<()>,
-    ) -> Result<()> {
-        for entry in block.children() {
-            if let Some(error) = &entry.failure {
-                return Err((**error).clone());
-            }
-            if entry.block.is_some() {
-                return Err(unexpected(b'{', entry.terminator).reported_at(entry.terminator));
-            }
-            read(self, entry).map_err(|error| error.in_directive(entry))?;
         }
         Ok(())
     }
@@ -506,28 +486,6 @@ mod tests {
         assert_eq!(
             error("http { server { backlog y; root x").0,
             format!("[emerg] {value}")
-        );
-    }
-
-    #[test]
-    fn entries_are_words_without_blocks() {
-        let entries = |text: &str| {
-            let (nodes, sources) = parse_text(Path::new("a"), text.as_bytes());
-            let catalog = Catalog::new(|_| {});
-            let mut reader = Reader::new(&sources, &catalog, Path::new("/p"), Path::new("/c"));
-            let mut count = 0;
-            let result = reader.read_entries(&nodes[0], |_, entry| {
-                count += entry.words.len();
-                value::number(&entry.words[0]).map(|_| ())
-            });
-            result.map(|()| count).map_err(|error| error.message)
-        };
-        assert_eq!(entries("types { 1 a b; 2 c; }"), Ok(5));
-        assert_eq!(entries("types { 1 a { } }"), Err("unexpected \"{\"".into()));
-        assert_eq!(entries("types { 1 a }"), Err("unexpected \"}\"".into()));
-        assert_eq!(
-            entries("types { x a; }"),
-            Err("\"x\" directive invalid number".into())
         );
     }
 

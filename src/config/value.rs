@@ -138,39 +138,6 @@ pub fn parse_flag(bytes: &[u8]) -> Option<bool> {
     }
 }
 
-/// The time in nginx's shortest spelling, such as `1h30m`; reads back as the same time.
-pub fn format_time(time: Duration) -> String {
-    let mut rest = time.as_millis();
-    if rest == 0 {
-        return "0s".into();
-    }
-    let mut out = String::new();
-    for (name, ms) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ] {
-        if rest >= ms {
-            out.push_str(&format!("{}{name}", rest / ms));
-            rest %= ms;
-        }
-    }
-    out
-}
-
-/// The size in nginx's shortest spelling, such as `8k`; reads back as the same size.
-pub fn format_size(bytes: u64) -> String {
-    for (name, shift) in [("g", 30), ("m", 20), ("k", 10)] {
-        let whole = bytes >> shift;
-        if whole > 0 && whole << shift == bytes {
-            return format!("{whole}{name}");
-        }
-    }
-    bytes.to_string()
-}
-
 /// nginx's numbers are signed.
 fn fit(value: u64) -> Option<u64> {
     i64::try_from(value).is_ok().then_some(value)
@@ -324,6 +291,39 @@ mod tests {
         assert_eq!(choice(&Word::new("Any", span), &["all", "any"]), Ok(1));
         let error = choice(&Word::new("some", span), &["all", "any"]).unwrap_err();
         assert_eq!(error.message, "invalid value \"some\"");
+    }
+
+    /// The time in nginx's shortest spelling, such as `1h30m`; reads back as the same time.
+    fn format_time(time: Duration) -> String {
+        let mut rest = time.as_millis();
+        if rest == 0 {
+            return "0s".into();
+        }
+        let mut out = String::new();
+        for (name, ms) in [
+            ("d", 86_400_000),
+            ("h", 3_600_000),
+            ("m", 60_000),
+            ("s", 1000),
+            ("ms", 1),
+        ] {
+            if rest >= ms {
+                out.push_str(&format!("{}{name}", rest / ms));
+                rest %= ms;
+            }
+        }
+        out
+    }
+
+    /// The size in nginx's shortest spelling, such as `8k`; reads back as the same size.
+    fn format_size(bytes: u64) -> String {
+        for (name, shift) in [("g", 30), ("m", 20), ("k", 10)] {
+            let whole = bytes >> shift;
+            if whole > 0 && whole << shift == bytes {
+                return format!("{whole}{name}");
+            }
+        }
+        bytes.to_string()
     }
 
     proptest! {

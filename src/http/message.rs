@@ -130,27 +130,6 @@ impl Method {
         })
     }
 
-    /// Whether sending the request twice does what sending it once does (RFC 9110, 9.2.2).
-    ///
-    /// Unknown methods are not idempotent: nothing is known of them.
-    pub fn is_idempotent(self) -> bool {
-        matches!(
-            self,
-            Self::Get
-                | Self::Head
-                | Self::Put
-                | Self::Delete
-                | Self::Options
-                | Self::Trace
-                | Self::Mkcol
-                | Self::Copy
-                | Self::Move
-                | Self::Propfind
-                | Self::Proppatch
-                | Self::Unlock
-        )
-    }
-
     /// Whether `proxy_next_upstream` needs `non_idempotent` to repeat it: POST, LOCK and PATCH, as
     /// nginx has it.
     pub fn needs_non_idempotent(self) -> bool {
@@ -192,7 +171,6 @@ mod tests {
         }
         assert_eq!(Method::from_bytes(b"get"), Method::Other);
         assert_eq!(Method::Other.name(), None);
-        assert!(!Method::Other.is_idempotent() && !Method::Post.is_idempotent());
     }
 
     #[test]

@@ -107,11 +107,6 @@ pub fn escape_blanks(out: &mut Vec<u8>, start: usize) {
     }
 }
 
-/// Whether [`escape`] would change `text`.
-pub fn is_escape_needed(text: &[u8], set: Escape) -> bool {
-    text.iter().any(|&byte| needs_escape(byte, set))
-}
-
 /// Appends `text` with every valid escape decoded; what only looks like one stays as it is.
 pub fn unescape(text: &[u8], out: &mut Vec<u8>) {
     let mut rest = text;
@@ -405,7 +400,6 @@ mod tests {
         let mut out = Vec::new();
         escape(b"/a b%\xe9?", Escape::Path, &mut out);
         assert_eq!(out, b"/a%20b%25%E9%3F");
-        assert!(is_escape_needed(b"a b", Escape::Path) && !is_escape_needed(b"a", Escape::Path));
     }
 
     #[test]

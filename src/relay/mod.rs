@@ -156,21 +156,13 @@ pub enum Outcome {
         side: Side,
         /// Whether in sending; otherwise in receiving.
         sending: bool,
-        /// How. See [`is_reset`].
+        /// How.
         error: io::Error,
     },
     /// Nothing has moved for [`Conf::idle_ms`]. Both connections have been shut down.
     TimedOut,
     /// By [`Stop::stop`].
     Stopped,
-}
-
-/// Whether the peer has gone without an orderly end.
-pub fn is_reset(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-    )
 }
 
 /// Whether the peer has sent what is no TLS, where there should be some.

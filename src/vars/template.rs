@@ -130,14 +130,6 @@ impl<S: Subject> Template<S> {
         }
     }
 
-    /// The variable, if the template is exactly one.
-    pub fn as_variable(&self) -> Option<&Reference<S>> {
-        match &*self.parts {
-            [Part::Variable(reference)] => Some(reference),
-            _ => None,
-        }
-    }
-
     /// Whether `$1` … `$9` occur.
     pub fn has_captures(&self) -> bool {
         self.parts
@@ -289,7 +281,6 @@ mod tests {
             Template::<Probe>::constant(b"$uri").as_constant(),
             Some(&b"$uri"[..])
         );
-        assert!(template("$uri", &mut variables).as_variable().is_some());
         assert!(template("$uri$1", &mut variables).has_captures());
     }
 

@@ -173,13 +173,6 @@ impl Fields {
         let list = if none { &[][..] } else { &self.list[..] };
         list.iter().filter(move |field| field.token == token)
     }
-
-    /// The first field called `name`, known or not, compared without case.
-    pub fn find_name(&self, buf: &[u8], name: &[u8]) -> Option<&Field> {
-        self.list
-            .iter()
-            .find(|field| field.name.of(buf).eq_ignore_ascii_case(name))
-    }
 }
 
 impl<'a> IntoIterator for &'a Fields {

@@ -33,10 +33,8 @@ fn a_request_is_indexed_where_it_lies() {
     assert_eq!(fields.len(), 4);
     assert_eq!(fields.value(buf, Token::Host), Some(&b"x"[..]));
     assert_eq!(fields.value(buf, Token::Cookie), Some(&b"a=b; c"[..]));
-    assert_eq!(
-        fields.find_name(buf, b"x-empty").unwrap().value.of(buf),
-        b""
-    );
+    let empty = fields.iter().find(|field| field.name.of(buf) == b"X-Empty");
+    assert_eq!(empty.unwrap().value.of(buf), b"");
     assert!(!fields.has(Token::Te) && fields.find(Token::Te).is_none());
     let ignored = |field: &&Field| field.is_ignored(true, false);
     assert_eq!(
