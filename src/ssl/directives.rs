@@ -411,3 +411,18 @@ pub fn read_certificate_cache(slot: &mut Option<()>, node: &Node) -> Result<()> 
     }
     value::once(slot, (), node)
 }
+
+/// A protocol for ALPN has at most so many bytes.
+const ALPN_MAX: usize = 255;
+
+/// Protocols for ALPN: the arguments of a directive.
+///
+/// # Errors
+/// One is too long.
+pub fn protocols(node: &Node) -> Result<Vec<Vec<u8>>> {
+    let too_long = |word: &&Word| word.bytes.len() > ALPN_MAX;
+    if let Some(word) = node.args().iter().find(too_long) {
+        return Err(ConfigError::at(word.span, "protocol too long"));
+    }
+    Ok(node.args().iter().map(|word| word.bytes.to_vec()).collect())
+}

@@ -16,7 +16,7 @@ mod variables;
 
 pub use build::{Compiler, Own};
 pub use conf::{Common, Conf, Protocols, Verify, check_listen};
-pub use directives::{Raw, Speaks, rows};
+pub use directives::{Raw, Speaks, protocols, rows};
 pub use dynamic::Dynamic;
 pub use handshake::{Begun, Failed, Hello, Wire, accept, hello};
 pub use ocsp::{Ocsp, Unproven};

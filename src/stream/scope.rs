@@ -65,7 +65,7 @@ pub struct StreamRaw {
 }
 
 /// Every table of directives that may stand in `stream` and its servers.
-pub fn tables() -> [&'static [Row<Scope>]; 15] {
+pub fn tables() -> [&'static [Row<Scope>]; 16] {
     [
         core::ROWS,
         access::ROWS,
@@ -82,6 +82,7 @@ pub fn tables() -> [&'static [Row<Scope>]; 15] {
         resolver::ROWS,
         upstream::ROWS,
         proxy::ROWS,
+        proxy::SSL_ROWS,
     ]
 }
 

@@ -54,6 +54,7 @@ mod stream_proxy_protocol;
 mod stream_session;
 mod stream_ssl_preread;
 mod stream_tls;
+mod stream_tls_upstream;
 mod stream_udp;
 mod stream_upstream;
 mod stream_variables;

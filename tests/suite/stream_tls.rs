@@ -57,7 +57,7 @@ fn rest(conn: &mut TlsConn) -> String {
 }
 
 /// A client that speaks TLS 1.2 or 1.3 alone.
-fn only(is_13: bool) -> Arc<ClientConfig> {
+pub fn only(is_13: bool) -> Arc<ClientConfig> {
     let mut provider = aws_lc_rs::default_provider();
     provider
         .cipher_suites
@@ -637,7 +637,7 @@ fn connections_are_passed_on_opened() {
 }
 
 /// Both ends of a session send and compare pieces by turns, with quiet moments.
-fn converse(stream: &mut (impl Read + Write), session: u64, is_client: bool) {
+pub fn converse(stream: &mut (impl Read + Write), session: u64, is_client: bool) {
     let mut sizes = Rng(session * 2 + 1);
     for round in 0..ROUNDS {
         let [up, down] = [0, 1].map(|direction| {
@@ -650,7 +650,11 @@ fn converse(stream: &mut (impl Read + Write), session: u64, is_client: bool) {
         stream.write_all(&own).unwrap();
         stream.flush().unwrap();
         let mut came = vec![0; other.len()];
-        stream.read_exact(&mut came).unwrap();
+        let read = stream.read_exact(&mut came);
+        assert!(
+            read.is_ok(),
+            "session {session}, round {round}, client {is_client}: {read:?}"
+        );
         assert!(came == other, "session {session}, round {round}");
         if pause == 0 {
             // The quiet moment.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::base::clock;
-use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, value};
+use crate::config::{Arity, Contexts, Node, Reader, Result, Row, value};
 use crate::inherit;
 use crate::observe::Level;
 use crate::ssl::{self, Begun, Failed, Hello, Ocsp, Own, Secure, Secured, Speaks, Wire};
@@ -55,9 +55,6 @@ pub struct Conf {
     shared: ssl::Conf<Session>,
     handshake_timeout_ms: u64,
 }
-
-/// A protocol for ALPN has at most so many bytes.
-const ALPN_MAX: usize = 255;
 
 impl Speaks for Scope {
     fn ssl(&mut self) -> &mut ssl::Raw {
@@ -225,10 +222,6 @@ impl Wire for Client {
 }
 
 fn set_alpn(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
-    let too_long = |word: &&crate::config::Word| word.bytes.len() > ALPN_MAX;
-    if let Some(word) = node.args().iter().find(too_long) {
-        return Err(ConfigError::at(word.span, "protocol too long"));
-    }
-    let protocols = node.args().iter().map(|word| word.bytes.to_vec());
-    value::once(&mut s.ssl.alpn, protocols.collect(), node)
+    let protocols = ssl::protocols(node)?;
+    value::once(&mut s.ssl.alpn, protocols, node)
 }

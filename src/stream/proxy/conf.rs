@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::{Arity, ConfigError, Contexts, Node, Reader, Result, Row, Word, value};
 use crate::inherit;
+use crate::ssl;
 use crate::stream::scope::{Compiler, Scope};
 use crate::stream::session::Session;
 use crate::upstream::{Bind, RawBind, Resolver, Target};
@@ -66,6 +67,11 @@ pub const ROWS: &[Row<Scope>] = &[
     })
     .default("off")
     .doc("Whether the upstream gets a PROXY protocol header first, of version 1 or 2."),
+    R::flag("proxy_ssl", SS, |s| &mut s.proxy.ssl_on)
+        .default("off")
+        .doc("Whether TLS is spoken to the upstream."),
+    R::custom("proxy_ssl_alpn", SS, Arity::AtLeast(1), set_ssl_alpn)
+        .doc("Protocols to offer to the upstream by ALPN, in order of preference."),
     R::flag("proxy_session_drop", SS, |s| &mut s.proxy.session_drop)
         .default("off")
         .doc("Whether a session ends when its server is no longer one of its group."),
@@ -80,6 +86,10 @@ pub const ROWS: &[Row<Scope>] = &[
         .doc("An old name of proxy_buffer_size.")
         .without_effect(BUFFERS),
 ];
+
+/// How TLS is spoken to the upstream.
+pub const SSL_ROWS: &[Row<Scope>] =
+    ssl::upstream::rows!(Scope, "proxy_ssl", SS, proxy.ssl, "host from proxy_pass");
 
 const BUFFERS: &str = "buffers belong to the worker, and a session that waits has none";
 
@@ -102,6 +112,10 @@ pub struct Raw {
     download_rate: Option<Word>,
     protocol: Option<usize>,
     session_drop: Option<bool>,
+    ssl_on: Option<bool>,
+    ssl_alpn: Option<Vec<Vec<u8>>>,
+    /// `proxy_ssl_…`
+    pub ssl: ssl::upstream::Raw,
     buffer_size: Option<u64>,
 }
 
@@ -137,6 +151,8 @@ pub struct Conf {
     pub protocol: Option<ProtocolVersion>,
     /// `proxy_session_drop`
     pub session_drop: bool,
+    /// `proxy_ssl_…`, where `proxy_ssl` is on.
+    pub ssl: Option<Box<ssl::upstream::Conf<Session>>>,
 }
 
 /// Bytes per second, 0 for as many as come.
@@ -170,7 +186,8 @@ impl Raw {
         inherit!(self, parent;
             timeout, connect_timeout, next_upstream, next_upstream_tries, next_upstream_timeout,
             socket_keepalive, half_close, requests, responses, bind, upload_rate, download_rate,
-            protocol, session_drop, buffer_size);
+            protocol, session_drop, ssl_on, ssl_alpn, buffer_size);
+        self.ssl.inherit(&parent.ssl);
     }
 
     /// The compiled settings.
@@ -200,7 +217,22 @@ impl Raw {
                 _ => None,
             },
             session_drop: self.session_drop.unwrap_or(false),
+            ssl: self.compile_ssl(c)?,
         })
+    }
+
+    fn compile_ssl(&self, c: &mut Compiler) -> Result<Option<Box<ssl::upstream::Conf<Session>>>> {
+        if !self.ssl_on.unwrap_or(false) {
+            return Ok(None);
+        }
+        let alpn: Vec<&[u8]> = self.ssl_alpn.iter().flatten().map(|name| &**name).collect();
+        let mut compiler = ssl::Compiler {
+            reader: c.reader,
+            vars: &mut c.vars,
+            common: &mut c.ssl,
+        };
+        let conf = self.ssl.compile("proxy_ssl", &alpn, &mut compiler)?;
+        Ok(Some(Box::new(conf)))
     }
 }
 
@@ -228,6 +260,11 @@ fn compile_rate(word: Option<&Word>, c: &mut Compiler) -> Result<Option<Rate>> {
         return Ok(Some(Rate::Variable(c.template(word)?)));
     }
     value::size(word).map(|rate| (rate > 0).then_some(Rate::Fixed(rate)))
+}
+
+fn set_ssl_alpn(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+    let protocols = ssl::protocols(node)?;
+    value::once(&mut s.proxy.ssl_alpn, protocols, node)
 }
 
 fn set_old_buffer(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {

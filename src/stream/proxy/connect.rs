@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::places::Counted;
+use crate::base::proxy_protocol::Transport;
 use crate::observe::{Level, os_error};
 use crate::ring::{self, Addr, ConnectOpts, DatagramSocket, Socket};
+use crate::ssl;
+use crate::ssl::upstream::Begun;
 use crate::stream::serve::End;
 use crate::stream::session::{Session, UpstreamState};
-use crate::upstream::{Attempt, ConnectFailure, Group, Inputs, Moment, Outcome, Pick};
+use crate::upstream::{Attempt, ConnectFailure, Group, Inputs, Moment, Outcome, Peer, Pick};
 use crate::vars::Subject;
 
 use super::{Conf, Pass, dynamic};
@@ -24,6 +27,24 @@ pub trait Connection: Sized {
 
     /// Our end's address.
     fn local_addr(&self) -> io::Result<Addr>;
+
+    /// Where TLS is spoken to the upstream, everything up to the end of the handshake.
+    fn secure(
+        &self,
+        s: &mut Session,
+        secret: Secret<'_>,
+    ) -> impl Future<Output = Result<Option<Begun>, Failed>>;
+}
+
+/// What a handshake needs to know.
+#[derive(Clone, Copy)]
+pub struct Secret<'a> {
+    conf: &'a Conf,
+    group: &'a Group,
+    /// A number of the peer.
+    peer: u64,
+    /// When it must be over.
+    deadline_ms: Option<u64>,
 }
 
 impl Connection for Socket {
@@ -35,6 +56,39 @@ impl Connection for Socket {
 
     fn local_addr(&self) -> io::Result<Addr> {
         self.local_addr()
+    }
+
+    async fn secure(&self, s: &mut Session, secret: Secret<'_>) -> Result<Option<Begun>, Failed> {
+        let Some(ssl) = &secret.conf.ssl else {
+            return Ok(None);
+        };
+        self.set_deadline(secret.deadline_ms);
+        let header = super::header(s, secret.conf, Transport::Stream);
+        if !header.is_empty() {
+            let (sent, header) = self.send(header).await;
+            sent.map_err(Failed::Peer)?;
+            if let Some(state) = s.upstream.last_mut() {
+                state.bytes_sent += header.len() as u64;
+            }
+        }
+        s.doing = "SSL handshaking to upstream";
+        let identity = ssl.identity(s, |_, out| {
+            out.extend_from_slice(secret.group.name().as_bytes());
+        });
+        let begun = match ssl.client(s).await {
+            Ok(ours) => {
+                let target = identity.target(secret.peer);
+                let begun = ssl::upstream::shake(self, &ours, target).await;
+                begun.map(Some).map_err(Failed::Tls)
+            }
+            Err(why) => {
+                s.log(Level::Error, format_args!("{why}"));
+                Err(Failed::Own)
+            }
+        };
+        identity.give_back(s);
+        self.set_deadline(None);
+        begun
     }
 }
 
@@ -49,12 +103,19 @@ impl Connection for DatagramSocket {
     fn local_addr(&self) -> io::Result<Addr> {
         self.local_addr()
     }
+
+    /// Never, as in nginx.
+    async fn secure(&self, _: &mut Session, _: Secret<'_>) -> Result<Option<Begun>, Failed> {
+        Ok(None)
+    }
 }
 
 /// An established connection to a peer.
 pub struct PeerConn<C> {
     /// The connection.
     pub sock: C,
+    /// What came of the handshake, where there was one.
+    pub tls: Option<Begun>,
     _counted: Counted,
 }
 
@@ -68,11 +129,27 @@ pub struct Tries {
 }
 
 /// Why an attempt has brought no connection.
-enum Failed {
+pub enum Failed {
     /// The peer's fault.
     Peer(io::Error),
+    /// The peer's fault, in a handshake.
+    Tls(ssl::upstream::Failed),
     /// Ours; no other peer would help.
     Own,
+}
+
+impl Failed {
+    fn log(&self, s: &Session, pick: &Pick) {
+        match self {
+            Failed::Peer(error) => {
+                let failure = ConnectFailure::new(&pick.peer().conf.name, error);
+                s.log(failure.level(), format_args!("{failure}"));
+            }
+            Failed::Tls(failure) => s.log(Level::Error, format_args!("{failure}")),
+            // Whoever knew it has said it.
+            Failed::Own => {}
+        }
+    }
 }
 
 impl Tries {
@@ -113,8 +190,8 @@ impl Tries {
         s: &mut Session,
         conf: &Conf,
     ) -> Result<(Pick, PeerConn<C>), End> {
-        s.doing = "connecting to upstream";
         loop {
+            s.doing = "connecting to upstream";
             let Some(mut pick) = self.pick(s) else {
                 s.upstream.push(UpstreamState {
                     group: Some(Arc::clone(&self.group)),
@@ -124,7 +201,7 @@ impl Tries {
                 s.log(Level::Error, format_args!("no live upstreams"));
                 return Err(502);
             };
-            match connect_to(s, conf, &mut pick).await {
+            match self.connect_to(s, conf, &mut pick).await {
                 Ok(conn) => {
                     log_connected(s, &conn.sock, &pick);
                     s.doing = "proxying connection";
@@ -134,9 +211,8 @@ impl Tries {
                     self.release(s, pick, Outcome::NotCounted);
                     return Err(500);
                 }
-                Err(Failed::Peer(error)) => {
-                    let failure = ConnectFailure::new(&pick.peer().conf.name, &error);
-                    s.log(failure.level(), format_args!("{failure}"));
+                Err(failed) => {
+                    failed.log(s, &pick);
                     let more = self.may_go_on(conf);
                     self.release(s, pick, Outcome::Failed);
                     if !more {
@@ -176,6 +252,84 @@ impl Tries {
         )
     }
 
+    /// One attempt.
+    async fn connect_to<C: Connection>(
+        &self,
+        s: &mut Session,
+        conf: &Conf,
+        pick: &mut Pick,
+    ) -> Result<PeerConn<C>, Failed> {
+        let peer = Arc::clone(pick.peer());
+        let started_ms = clock::precise_ms();
+        s.upstream.push(UpstreamState {
+            peer: Some(Arc::clone(&peer)),
+            started_ms,
+            ..UpstreamState::default()
+        });
+        let connected = self.make::<C>(s, conf, &peer).await;
+        let elapsed_ms = clock::precise_ms().saturating_sub(started_ms);
+        if let Some(state) = s.upstream.last_mut() {
+            match &connected {
+                Ok(_) => state.connect_ms = Some(elapsed_ms),
+                Err(_) => state.session_ms = Some(elapsed_ms),
+            }
+        }
+        if connected.is_ok() {
+            match C::SHOWS_LIFE {
+                true => pick.connected(elapsed_ms),
+                false => pick.note(Moment::Connect, elapsed_ms),
+            }
+        }
+        connected
+    }
+
+    /// A connection that is ready for the session's bytes.
+    async fn make<C: Connection>(
+        &self,
+        s: &mut Session,
+        conf: &Conf,
+        peer: &Peer,
+    ) -> Result<PeerConn<C>, Failed> {
+        let Some(counted) = s.local.places.count_upstream() else {
+            let max = s.local.places.max();
+            s.log(
+                Level::Alert,
+                format_args!("{max} worker_connections are not enough"),
+            );
+            return Err(Failed::Own);
+        };
+        let options = options(s, conf);
+        let addr = Addr::from(&peer.conf.addr);
+        let sock = match C::connect(&addr, &options).await {
+            Ok(sock) => sock,
+            Err(error) => {
+                let (Some(why), Some(bind)) = (ring::bind_error(&error), options.bind) else {
+                    return Err(Failed::Peer(error));
+                };
+                let shown = os_error(why);
+                match bind.port() {
+                    0 => {
+                        let ip = bind.ip();
+                        s.log(Level::Crit, format_args!("bind({ip}) failed {shown}"));
+                    }
+                    _ => s.log(Level::Crit, format_args!("bind({bind}) failed {shown}")),
+                }
+                return Err(Failed::Own);
+            }
+        };
+        let secret = Secret {
+            conf,
+            group: &self.group,
+            peer: peer.state.serial(),
+            deadline_ms: options.deadline_ms,
+        };
+        Ok(PeerConn {
+            tls: sock.secure(s, secret).await?,
+            sock,
+            _counted: counted,
+        })
+    }
+
     /// Whether another server may be tried after the one at hand failed.
     pub fn may_go_on(&self, conf: &Conf) -> bool {
         let is_late = conf.next_timeout_ms > 0
@@ -196,72 +350,6 @@ impl Tries {
                 format_args!("upstream server temporarily disabled"),
             );
         }
-    }
-}
-
-/// One attempt.
-async fn connect_to<C: Connection>(
-    s: &mut Session,
-    conf: &Conf,
-    pick: &mut Pick,
-) -> Result<PeerConn<C>, Failed> {
-    let peer = Arc::clone(pick.peer());
-    let started_ms = clock::precise_ms();
-    s.upstream.push(UpstreamState {
-        peer: Some(Arc::clone(&peer)),
-        started_ms,
-        ..UpstreamState::default()
-    });
-    let Some(counted) = s.local.places.count_upstream() else {
-        let max = s.local.places.max();
-        s.log(
-            Level::Alert,
-            format_args!("{max} worker_connections are not enough"),
-        );
-        finish_state(s);
-        return Err(Failed::Own);
-    };
-    let options = options(s, conf);
-    let addr = Addr::from(&peer.conf.addr);
-    match C::connect(&addr, &options).await {
-        Ok(sock) => {
-            let elapsed_ms = clock::precise_ms().saturating_sub(started_ms);
-            if let Some(state) = s.upstream.last_mut() {
-                state.connect_ms = Some(elapsed_ms);
-            }
-            match C::SHOWS_LIFE {
-                true => pick.connected(elapsed_ms),
-                false => pick.note(Moment::Connect, elapsed_ms),
-            }
-            Ok(PeerConn {
-                sock,
-                _counted: counted,
-            })
-        }
-        Err(error) => {
-            finish_state(s);
-            match (ring::bind_error(&error), options.bind) {
-                (Some(why), Some(bind)) => {
-                    let shown = os_error(why);
-                    match bind.port() {
-                        0 => {
-                            let ip = bind.ip();
-                            s.log(Level::Crit, format_args!("bind({ip}) failed {shown}"));
-                        }
-                        _ => s.log(Level::Crit, format_args!("bind({bind}) failed {shown}")),
-                    }
-                    Err(Failed::Own)
-                }
-                _ => Err(Failed::Peer(error)),
-            }
-        }
-    }
-}
-
-/// The attempt at hand is over without a connection.
-fn finish_state(s: &mut Session) {
-    if let Some(state) = s.upstream.last_mut() {
-        state.session_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
     }
 }
 

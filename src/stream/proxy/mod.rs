@@ -7,8 +7,8 @@ pub mod conf;
 mod connect;
 mod dynamic;
 
-pub use conf::{Conf, Pass, ROWS, Raw};
-pub use connect::Tries;
+pub use conf::{Conf, Pass, ROWS, Raw, SSL_ROWS};
+pub use connect::{PeerConn, Tries};
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -44,7 +44,7 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
         Ok::<_, End>((Arc::clone(tries.group()), pick, peer))
     };
     let (group, mut pick, peer) = Box::pin(connecting).await?;
-    relay(s, client, &peer.sock, &group, &mut pick, conf).await;
+    relay(s, client, peer, &group, &mut pick, conf).await;
     note_times(s, &mut pick);
     // The pick's place is given back. That the peer took the connection was told when it did;
     // since then it may have failed others, so nothing is said about it now.
@@ -55,7 +55,7 @@ pub async fn run(s: &mut Session, client: &mut Client, pass: &Pass) -> Result<()
 async fn relay(
     s: &mut Session,
     client: &mut Client,
-    peer: &Socket,
+    mut peer: PeerConn<Socket>,
     group: &Arc<Group>,
     pick: &mut Pick,
     conf: &Conf,
@@ -69,10 +69,21 @@ async fn relay(
             tls: client.tls.take(),
             ..RelayEnd::new(&client.sock)
         };
-        let to = RelayEnd {
-            first: header(s, conf, Transport::Stream).into(),
-            ..RelayEnd::new(peer)
+        let to = match peer.tls.take() {
+            None => RelayEnd {
+                first: header(s, conf, Transport::Stream).into(),
+                ..RelayEnd::new(&peer.sock)
+            },
+            // The header came before the handshake.
+            Some(begun) => RelayEnd {
+                early: begun.plain.into(),
+                tls: Some(begun.transport),
+                ..RelayEnd::new(&peer.sock)
+            },
         };
+        if !to.early.is_empty() {
+            flows.down.first_byte_ms.set(Some(clock::precise_ms()));
+        }
         let never = Stop::default();
         let watch = conf
             .session_drop
