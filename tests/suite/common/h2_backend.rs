@@ -34,8 +34,6 @@ pub struct H2Backend {
 struct Shared {
     connections: AtomicUsize,
     open: AtomicUsize,
-    running: AtomicUsize,
-    running_most: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
     cancelled: AtomicUsize,
 }
@@ -49,8 +47,6 @@ pub struct Seen {
     pub uri: http::Uri,
     /// The other fields.
     pub headers: HeaderMap,
-    /// Number of the connection, from 1.
-    pub conn: usize,
 }
 
 impl Seen {
@@ -106,12 +102,12 @@ impl H2Backend {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    let number = state.connections.fetch_add(1, Ordering::SeqCst) + 1;
+                    state.connections.fetch_add(1, Ordering::SeqCst);
                     let (script, state) = (Rc::clone(&script), Arc::clone(&state));
                     let options = options.clone();
                     tokio::task::spawn_local(async move {
                         state.open.fetch_add(1, Ordering::SeqCst);
-                        serve(stream, number, &options, &state, script).await;
+                        serve(stream, &options, &state, script).await;
                         state.open.fetch_sub(1, Ordering::SeqCst);
                     });
                 }
@@ -135,11 +131,6 @@ impl H2Backend {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// Most requests that were being answered at once.
-    pub fn running_most(&self) -> usize {
-        self.shared.running_most.load(Ordering::SeqCst)
-    }
-
     /// Requests whose stream was reset by the proxy, as far as [`Call::cancelled`] saw it.
     pub fn cancelled(&self) -> usize {
         self.shared.cancelled.load(Ordering::SeqCst)
@@ -158,7 +149,6 @@ impl H2Backend {
 
 async fn serve<F: Future<Output = ()> + 'static>(
     stream: tokio::net::TcpStream,
-    number: usize,
     options: &Options,
     shared: &Arc<Shared>,
     script: Rc<impl Fn(Call) -> F + 'static>,
@@ -195,15 +185,8 @@ async fn serve<F: Future<Output = ()> + 'static>(
             Ok(Some(Ok(next))) => next,
             Ok(_) => return,
         };
-        let call = Call::new(request, respond, number, commands.clone(), shared);
-        let shared = Arc::clone(shared);
-        let answer = script(call);
-        tokio::task::spawn_local(async move {
-            let running = shared.running.fetch_add(1, Ordering::SeqCst) + 1;
-            shared.running_most.fetch_max(running, Ordering::SeqCst);
-            answer.await;
-            shared.running.fetch_sub(1, Ordering::SeqCst);
-        });
+        let call = Call::new(request, respond, commands.clone(), shared);
+        tokio::task::spawn_local(script(call));
     }
 }
 
@@ -211,7 +194,6 @@ impl Call {
     fn new(
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        conn: usize,
         commands: UnboundedSender<Command>,
         shared: &Arc<Shared>,
     ) -> Self {
@@ -220,7 +202,6 @@ impl Call {
             method: parts.method.to_string(),
             uri: parts.uri,
             headers: parts.headers,
-            conn,
         };
         shared.seen.lock().unwrap().push(seen.clone());
         Call {
@@ -314,7 +295,13 @@ impl Call {
         let _ = self.commands.send(Command::GoAway);
     }
 
-    /// Waits until the proxy resets the stream.
+    /// Waits until the proxy resets the stream, of which the head was sent.
+    pub async fn cancelled_behind(&self, stream: &mut SendStream<Bytes>) {
+        let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
+        self.shared.cancelled.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Waits until the proxy resets the stream, of which no head was sent.
     pub async fn cancelled(&mut self) {
         let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
         self.shared.cancelled.fetch_add(1, Ordering::SeqCst);
