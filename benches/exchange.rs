@@ -9,8 +9,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ringway::base::listen::ListenAddr;
 use ringway::base::places::Places;
 use ringway::gateway::{Gateway, LoadOptions};
+use ringway::http::accept;
 use ringway::http::conf::Content;
-use ringway::http::connection::accept_head;
 use ringway::http::exchange::{ClientInfo, Exchange, Remote};
 use ringway::http::h1::head::{HeadLimits, Parsed, parse_request, parse_response};
 use ringway::http::local::Local;
@@ -138,7 +138,7 @@ fn receive(ex: &mut Exchange) {
     let limits = HeadLimits::default();
     let parsed = parse_request(&ex.request.buf, &limits, &mut ex.request.head);
     assert_eq!(parsed, Ok(Parsed::Complete));
-    assert_eq!(accept_head(ex), Ok(()));
+    assert_eq!(accept::head(ex), Ok(()));
     black_box(route::choose_location(ex));
 }
 

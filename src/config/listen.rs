@@ -35,6 +35,8 @@ pub struct RawListen {
     pub proxy_protocol: bool,
     /// `ssl`
     pub ssl: bool,
+    /// `http2`
+    pub http2: bool,
     /// The address as written.
     pub word: Word,
     /// `udp`
@@ -52,6 +54,8 @@ pub struct Address {
     pub proxy_protocol: bool,
     /// Where some server asked for TLS first.
     pub ssl: Option<Span>,
+    /// Some server asked for HTTP/2.
+    pub http2: bool,
     /// Index of the server for what matches no name.
     pub default_server: u32,
     /// Indexes of the servers that share the address, in the order of the file.
@@ -99,6 +103,7 @@ impl RawListen {
             default_server: false,
             proxy_protocol: false,
             ssl: false,
+            http2: false,
             word,
             udp: false,
         }
@@ -136,7 +141,11 @@ impl RawListen {
                 self.ssl = true;
                 return Ok(());
             }
-            ("quic" | "http2" | "spdy", None) if kind == Kind::Http => return Err(later(word)),
+            ("http2", None) if kind == Kind::Http => {
+                self.http2 = true;
+                return Ok(());
+            }
+            ("quic" | "spdy", None) if kind == Kind::Http => return Err(later(word)),
             ("bind", None) => {}
             ("deferred", None) => self.options.deferred = true,
             ("reuseport", None) => self.options.reuseport = true,
@@ -237,6 +246,7 @@ impl Address {
             has_options: false,
             proxy_protocol: false,
             ssl: None,
+            http2: false,
             default_server: first,
             explicit_default: false,
             servers: Vec::new(),
@@ -264,6 +274,7 @@ impl Address {
         }
         self.proxy_protocol |= raw.proxy_protocol;
         self.ssl = self.ssl.or(raw.ssl.then_some(raw.word.span));
+        self.http2 |= raw.http2;
         self.servers.push(server);
         Ok(())
     }

@@ -30,6 +30,11 @@ pub enum RequestBody {
         /// Body bytes so far.
         total: u64,
     },
+    /// Still at the client, which says where it ends when it ends. HTTP/2.
+    Open {
+        /// Body bytes so far.
+        total: u64,
+    },
     /// Read as a whole.
     Memory(Vec<u8>),
     /// Read as a whole, too large for memory.
@@ -96,7 +101,10 @@ impl RequestBody {
 
     /// Whether bytes of it are still to be read from the client.
     pub fn is_unread(&self) -> bool {
-        matches!(self, RequestBody::Length(_) | RequestBody::Chunked { .. })
+        matches!(
+            self,
+            RequestBody::Length(_) | RequestBody::Chunked { .. } | RequestBody::Open { .. }
+        )
     }
 }
 
@@ -141,6 +149,8 @@ pub async fn next_piece(
         let piece = poll_piece(cx, ex, client);
         if piece.is_pending() && !std::mem::replace(&mut is_waiting, true) {
             client.set_deadline(Some(clock::now_ms() + timeout));
+        } else if piece.is_ready() && is_waiting {
+            client.set_deadline(None);
         }
         piece
     })
@@ -161,14 +171,17 @@ pub fn poll_piece(
             return Poll::Ready(Ok(step));
         }
         let received = ready!(client.poll_read(cx, Expect::Later));
-        let chunk = received.map_err(|_| BodyError::Gone)?;
-        if chunk.is_empty() {
-            let timed_out = client.timed_out();
-            return Poll::Ready(Err(if timed_out {
-                BodyError::TimedOut
-            } else {
-                BodyError::Gone
-            }));
+        let chunk = match received {
+            Ok(chunk) if !chunk.is_empty() => chunk,
+            Ok(_) if matches!(ex.request.body, RequestBody::Open { .. }) => {
+                ex.request.body = RequestBody::None;
+                return Poll::Ready(Ok(None));
+            }
+            _ if client.timed_out() => return Poll::Ready(Err(BodyError::TimedOut)),
+            _ => return Poll::Ready(Err(BodyError::Gone)),
+        };
+        if matches!(ex.request.body, RequestBody::Open { .. }) {
+            return Poll::Ready(take_open(ex, chunk).map(Some));
         }
         if let RequestBody::Length(left) = &mut ex.request.body
             && chunk.len() as u64 <= *left
@@ -180,6 +193,21 @@ pub fn poll_piece(
         }
         client.input.extend_from_slice(&chunk);
     }
+}
+
+/// Counts a piece of a body that has no length of its own.
+fn take_open(ex: &mut Exchange, piece: Chunk) -> Result<Chunk, BodyError> {
+    let core = &ex.generation.location(ex.location).core;
+    let more = piece.len() as u64;
+    ex.request.length += more;
+    if let RequestBody::Open { total } = &mut ex.request.body {
+        *total += more;
+        let (limit, had) = (core.client_max_body_size, *total - more);
+        if limit > 0 && *total > limit {
+            return Err(BodyError::TooLarge { had, more });
+        }
+    }
+    Ok(piece)
 }
 
 /// A piece out of what was received already: `Some(None)` is the end, `None` needs more.
@@ -248,6 +276,7 @@ fn take_piece(ex: &mut Exchange, client: &mut Client) -> Result<Option<Option<Ch
             }
             Ok((!piece.is_empty()).then(|| Some(Chunk::from(piece))))
         }
+        RequestBody::Open { .. } => Ok(None),
         RequestBody::None | RequestBody::Memory(_) | RequestBody::File { .. } => Ok(Some(None)),
     }
 }

@@ -11,9 +11,13 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use h2::Reason;
+
 use crate::base::clock;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
 use crate::tls::Transport;
+
+use super::h2::stream::Stream;
 
 /// Unread input above which no further read is started (pipelined requests wait in the kernel).
 const INPUT_MAX: usize = 64 << 10;
@@ -24,10 +28,10 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 /// How long the last record may take to leave, in milliseconds.
 const END_TIMEOUT_MS: u64 = 1000;
 
-/// One client connection's socket and buffers: 224 bytes, and three buffers that grow to what
+/// One client connection's socket and buffers: 232 bytes, and three buffers that grow to what
 /// the largest request and response so far needed, 64 KiB at most. None while it is parked.
 pub struct Client {
-    sock: Socket,
+    link: Link,
     /// Bytes received and not yet consumed.
     pub input: Vec<u8>,
     /// The peer has closed its side, or reading failed.
@@ -38,6 +42,14 @@ pub struct Client {
     sending: Sending,
     spare: Vec<u8>,
     tls: Option<Box<Transport>>,
+}
+
+/// What the bytes come and go through.
+enum Link {
+    /// A connection with one exchange after the other.
+    Socket(Socket),
+    /// A stream of a connection with many. Reads and sends in flight are its own.
+    Stream(Box<Stream>),
 }
 
 /// The send in flight.
@@ -59,6 +71,18 @@ pub struct Ends<'a> {
     pub tls: Option<Box<Transport>>,
 }
 
+/// What a connection consists of, see [`Client::into_connection`].
+pub struct Connection {
+    /// The connection.
+    pub sock: Socket,
+    /// The read in flight.
+    pub recv: Option<Recv>,
+    /// The encryption, if there is any.
+    pub tls: Option<Box<Transport>>,
+    /// Plain bytes that were received and not consumed.
+    pub input: Vec<u8>,
+}
+
 /// What is left of a client while it is idle.
 pub type Idle = (Socket, Recv, Option<Box<Transport>>);
 
@@ -66,14 +90,49 @@ impl Client {
     /// Takes over an accepted connection, or one that was parked with its read in flight.
     pub fn new(sock: Socket, recv: Option<Recv>) -> Self {
         Client {
-            sock,
+            recv,
+            ..Client::through(Link::Socket(sock))
+        }
+    }
+
+    /// The client of exchanges over HTTP/2. See [`Client::stream_mut`].
+    pub fn of_streams(stream: Box<Stream>) -> Self {
+        Client::through(Link::Stream(stream))
+    }
+
+    fn through(link: Link) -> Self {
+        Client {
+            link,
             input: Vec::new(),
             closed: false,
             upstream_out: Vec::new(),
-            recv,
+            recv: None,
             sending: Sending::None,
             spare: Vec::new(),
             tls: None,
+        }
+    }
+
+    /// The stream, if it is one.
+    #[inline]
+    pub fn stream_mut(&mut self) -> Option<&mut Stream> {
+        match &mut self.link {
+            Link::Socket(_) => None,
+            Link::Stream(stream) => Some(stream),
+        }
+    }
+
+    /// What there is of the connection, for one whose client turns out to speak HTTP/2. `None` if
+    /// this is a stream already.
+    pub fn into_connection(self) -> Option<Connection> {
+        match self.link {
+            Link::Socket(sock) => Some(Connection {
+                sock,
+                recv: self.recv,
+                tls: self.tls,
+                input: self.input,
+            }),
+            Link::Stream(_) => None,
         }
     }
 
@@ -86,42 +145,61 @@ impl Client {
     /// The socket, where what is sent to it is what the client gets, so that bytes may go there
     /// without passing through here (splice).
     pub fn direct(&self) -> Option<&Socket> {
-        self.tls.is_none().then_some(&self.sock)
+        match &self.link {
+            Link::Socket(sock) if self.tls.is_none() => Some(sock),
+            _ => None,
+        }
     }
 
     /// From `at_ms` on the client is late: what is awaited of it ends. See
     /// [`Socket::set_deadline`].
     #[inline]
     pub fn set_deadline(&self, at_ms: Option<u64>) {
-        self.sock.set_deadline(at_ms);
+        match &self.link {
+            Link::Socket(sock) => sock.set_deadline(at_ms),
+            Link::Stream(stream) => stream.set_deadline(at_ms),
+        }
     }
 
     /// As [`Client::set_deadline`], but an answer can still be sent.
     #[inline]
     pub fn set_read_deadline(&self, at_ms: Option<u64>) {
-        self.sock.set_read_deadline(at_ms);
+        match &self.link {
+            Link::Socket(sock) => sock.set_read_deadline(at_ms),
+            Link::Stream(stream) => stream.set_deadline(at_ms),
+        }
     }
 
     /// Whether a deadline has passed. Stays true.
     #[inline]
     pub fn timed_out(&self) -> bool {
-        self.sock.timed_out()
+        match &self.link {
+            Link::Socket(sock) => sock.timed_out(),
+            Link::Stream(stream) => stream.timed_out(),
+        }
     }
 
     /// Ends the response so that the client sees that it is not complete, whatever its framing.
-    pub fn reset(&self) {
-        self.sock.reset();
+    pub fn reset(&mut self) {
+        match &mut self.link {
+            Link::Socket(sock) => sock.reset(),
+            Link::Stream(stream) => stream.finish(Reason::INTERNAL_ERROR),
+        }
     }
 
     /// Tells the client that nothing more is sent, while it may send on.
     pub fn end_sending(&self) {
-        self.sock.shutdown(Shutdown::Write);
+        if let Link::Socket(sock) = &self.link {
+            sock.shutdown(Shutdown::Write);
+        }
     }
 
     /// `tcp_nodelay off`
     pub fn delay_small_segments(&self) {
-        // What cannot be set only costs packets.
-        let _ = self.sock.set_nodelay(false);
+        if let Link::Socket(sock) = &self.link {
+            // What cannot be set only costs packets.
+            let _ = sock.set_nodelay(false);
+        }
     }
 
     /// Gives up everything but the socket and its read in flight, for parking. The client comes
@@ -139,17 +217,24 @@ impl Client {
         {
             return Err(self);
         }
+        let sock = match self.link {
+            Link::Socket(sock) => sock,
+            Link::Stream(_) => return Err(self),
+        };
         let recv = self
             .recv
-            .take()
-            .unwrap_or_else(|| self.sock.recv(Expect::Later, Class::Stream));
-        Ok((self.sock, recv, self.tls))
+            .unwrap_or_else(|| sock.recv(Expect::Later, Class::Stream));
+        Ok((sock, recv, self.tls))
     }
 
     /// Starts the read that will deliver what the client sends next, if none is in flight.
     pub fn listen(&mut self) {
-        if self.recv.is_none() && !self.closed && self.input.len() < INPUT_MAX {
-            self.recv = Some(self.sock.recv(Expect::Later, Class::Stream));
+        if let Link::Socket(sock) = &self.link
+            && self.recv.is_none()
+            && !self.closed
+            && self.input.len() < INPUT_MAX
+        {
+            self.recv = Some(sock.recv(Expect::Later, Class::Stream));
         }
     }
 
@@ -204,7 +289,14 @@ impl Client {
         if self.closed {
             return Poll::Ready(Ok(Chunk::empty()));
         }
-        let sock = &self.sock;
+        let sock = match &mut self.link {
+            Link::Socket(sock) => sock,
+            Link::Stream(stream) => {
+                let data = ready!(stream.poll_data(cx))?;
+                self.closed |= data.is_empty();
+                return Poll::Ready(Ok(Chunk::copy_of(&data)));
+            }
+        };
         let recv = self
             .recv
             .get_or_insert_with(|| sock.recv(expect, Class::Stream));
@@ -226,14 +318,18 @@ impl Client {
         self.closed |= opened.is_err() || tls.is_closed();
         if let Err(broken) = opened
             && matches!(self.sending, Sending::None)
+            && let Link::Socket(sock) = &self.link
         {
-            self.sending = Sending::Bytes(self.sock.send(tls.seal_alert(broken)));
+            self.sending = Sending::Bytes(sock.send(tls.seal_alert(broken)));
         }
     }
 
     /// Polls for the end of the connection while something else is awaited. Data that arrives
     /// (a pipelined request) is kept in `input`. Ready when the client has gone.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Link::Stream(stream) = &mut self.link {
+            return stream.poll_gone(cx);
+        }
         loop {
             let Some(recv) = self.recv.as_mut() else {
                 return if self.closed {
@@ -279,9 +375,18 @@ impl Client {
     /// Starts sending `out` without waiting. Nothing else may be in flight.
     pub fn start(&mut self, out: Vec<u8>, timeout_ms: u64) {
         debug_assert!(!self.is_sending());
-        self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
+        match &mut self.link {
+            Link::Socket(sock) => sock.set_deadline(Some(clock::now_ms() + timeout_ms)),
+            Link::Stream(stream) => return stream.start(out, timeout_ms),
+        }
+        self.start_bytes(out);
+    }
+
+    fn start_bytes(&mut self, out: Vec<u8>) {
         let wire = self.wire(out);
-        self.sending = Sending::Bytes(self.sock.send(wire));
+        if let Link::Socket(sock) = &self.link {
+            self.sending = Sending::Bytes(sock.send(wire));
+        }
     }
 
     /// What goes out for `out`: records in place of plain bytes, where there is TLS.
@@ -300,17 +405,23 @@ impl Client {
     /// flight.
     pub fn start_chunk(&mut self, chunk: Chunk, timeout_ms: u64) {
         debug_assert!(!self.is_sending());
-        self.sock.set_deadline(Some(clock::now_ms() + timeout_ms));
-        if let Some(tls) = &mut self.tls {
-            self.sending = Sending::Bytes(self.sock.send(tls.seal(&chunk)));
-            return;
-        }
-        self.sending = Sending::Chunk(self.sock.send(chunk));
+        let sock = match &mut self.link {
+            Link::Socket(sock) => sock,
+            Link::Stream(stream) => return stream.start_chunk(chunk, timeout_ms),
+        };
+        sock.set_deadline(Some(clock::now_ms() + timeout_ms));
+        self.sending = match &mut self.tls {
+            None => Sending::Chunk(sock.send(chunk)),
+            Some(tls) => Sending::Bytes(sock.send(tls.seal(&chunk))),
+        };
     }
 
     /// Whether a send is in flight whose result was not taken.
     pub fn is_sending(&self) -> bool {
-        !matches!(self.sending, Sending::None)
+        match &self.link {
+            Link::Socket(_) => !matches!(self.sending, Sending::None),
+            Link::Stream(stream) => stream.is_sending(),
+        }
     }
 
     /// Polls the send in flight; ready at once if there is none. The deadline that the send had
@@ -320,12 +431,15 @@ impl Client {
             return Poll::Ready(Ok(()));
         }
         let result = ready!(self.poll_sending(cx));
-        self.sock.set_deadline(None);
+        self.set_deadline(None);
         Poll::Ready(result)
     }
 
     /// Polls the send in flight, and keeps its buffer when it is done.
     fn poll_sending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Link::Stream(stream) = &mut self.link {
+            return stream.poll_sent(cx);
+        }
         let result = match &mut self.sending {
             Sending::None => return Poll::Ready(Ok(())),
             Sending::Bytes(send) => {
@@ -339,8 +453,26 @@ impl Client {
         Poll::Ready(result.map(drop))
     }
 
+    /// Sends the head of a response, where it goes apart from the body and has not gone yet.
+    #[inline]
+    pub fn send_head(&mut self) {
+        if let Link::Stream(stream) = &mut self.link {
+            stream.send_head();
+        }
+    }
+
+    /// Ends a response of which everything is sent, where its end has to be said.
+    pub fn end_response(&mut self) {
+        if let Link::Stream(stream) = &mut self.link {
+            stream.send_last(Vec::new(), None);
+        }
+    }
+
     /// The buffer kept for the next output, if it is not in use. Never waits.
     pub fn spare_out(&mut self) -> Vec<u8> {
+        if let Link::Stream(stream) = &self.link {
+            return stream.spare();
+        }
         let mut out = mem::take(&mut self.spare);
         out.clear();
         out
@@ -350,8 +482,10 @@ impl Client {
     /// before the client's next request has come, so waiting would only wake the task twice.
     pub fn send_last(&mut self, out: Vec<u8>) {
         debug_assert!(!self.is_sending());
-        let wire = self.wire(out);
-        self.sending = Sending::Bytes(self.sock.send(wire));
+        match &mut self.link {
+            Link::Socket(_) => self.start_bytes(out),
+            Link::Stream(stream) => stream.send_last(out, None),
+        }
     }
 
     /// Waits for the send in flight, if there is one, and takes its buffer back.
@@ -364,6 +498,9 @@ impl Client {
 
     /// Whether nothing is left to send; takes the buffer back if so.
     pub fn sent(&mut self) -> bool {
+        if let Link::Stream(stream) = &mut self.link {
+            return stream.take_sent();
+        }
         let buffer = match &mut self.sending {
             Sending::None => return true,
             Sending::Bytes(send) => send.try_take().map(|(_, buffer)| buffer),
@@ -395,12 +532,15 @@ impl Client {
     }
 
     /// What a tunnel needs that goes on without this type.
-    pub fn take_ends(&mut self) -> Ends<'_> {
-        Ends {
-            recv: self.recv.take(),
-            early: mem::take(&mut self.input),
-            tls: self.tls.take(),
-            sock: &self.sock,
+    pub fn take_ends(&mut self) -> Option<Ends<'_>> {
+        match &self.link {
+            Link::Socket(sock) => Some(Ends {
+                recv: self.recv.take(),
+                early: mem::take(&mut self.input),
+                tls: self.tls.take(),
+                sock,
+            }),
+            Link::Stream(_) => None,
         }
     }
 
@@ -420,9 +560,10 @@ impl Client {
         let Some(mut tls) = self.tls.take() else {
             return;
         };
-        self.sock
-            .set_deadline(Some(clock::now_ms() + END_TIMEOUT_MS));
-        let _ = self.sock.send(tls.seal_close()).await;
+        self.set_deadline(Some(clock::now_ms() + END_TIMEOUT_MS));
+        if let Link::Socket(sock) = &self.link {
+            let _ = sock.send(tls.seal_close()).await;
+        }
     }
 
     /// Keeps the buffer of a request that has gone to an upstream for the next one.
@@ -432,8 +573,17 @@ impl Client {
         }
     }
 
+    /// Forgets what is left of an exchange, for the next one over another stream.
+    pub fn forget(&mut self) {
+        self.input.clear();
+        self.closed = false;
+    }
+
     /// Gives back an output buffer that was not sent.
     pub fn put_out(&mut self, out: Vec<u8>) {
-        self.keep(out);
+        match &self.link {
+            Link::Socket(_) => self.keep(out),
+            Link::Stream(stream) => stream.keep_spare(out),
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::vars::{Pattern, ServerNames};
 
 use super::exchange::Exchange;
 use super::modules::{
-    access, core, error_page, gzip, headers, limit_conn, log, realip, rewrite, ssl, statics,
+    access, core, error_page, gzip, headers, http2, limit_conn, log, realip, rewrite, ssl, statics,
 };
 use super::proxy;
 
@@ -70,6 +70,8 @@ pub struct Listen {
     pub proxy_protocol: bool,
     /// Connections speak TLS.
     pub ssl: bool,
+    /// `listen … http2`: connections may speak HTTP/2, whatever `http2` says.
+    pub http2: bool,
     /// Server for requests that match no name.
     pub default_server: u32,
     /// Their names.
@@ -86,6 +88,8 @@ pub struct Server {
     pub client: core::ClientConf,
     /// The `ssl_…` directives, for listeners that speak TLS.
     pub ssl: ssl::Conf,
+    /// The `http2…` directives.
+    pub http2: http2::Conf,
     /// `@named` locations.
     pub named: Vec<(Box<[u8]>, u32)>,
 }
@@ -120,6 +124,8 @@ pub struct Location {
     pub proxy: proxy::Conf,
     /// `root`, `index` and friends.
     pub statics: statics::Conf,
+    /// `http2_chunk_size`
+    pub http2_chunk_size: usize,
     /// What answers here.
     pub content: Content,
 }

@@ -20,16 +20,13 @@ use super::body::{self, RequestBody};
 use super::client::Client;
 use super::exchange::{ClientInfo, Exchange, Remote};
 use super::h1::head::{self, HeadLimits, Parsed};
-use super::h1::{connection as connection_field, framing, host, target};
 use super::local::Local;
 use super::message::{Method, Range32, Version};
 use super::modules::core::Lingering;
 use super::modules::{log, realip};
 use super::phases::{self, Finish};
-use super::route;
-use super::uri;
 use super::waiting::Call;
-use super::{begin, tls};
+use super::{accept, begin, h2, tls};
 
 /// A connection between two requests that gave up its buffers.
 ///
@@ -56,7 +53,7 @@ pub struct Connection {
 }
 
 enum Stage {
-    Working(Pin<Box<dyn Future<Output = Option<Parked>>>>),
+    Working(Pin<Box<dyn Future<Output = After>>>),
     Parked(Parked),
     /// Nothing is left to do.
     Over,
@@ -108,11 +105,18 @@ impl Future for Connection {
             match &mut this.stage {
                 Stage::Working(work) => {
                     this.stage = match ready!(work.as_mut().poll(cx)) {
-                        Some(idle) => {
+                        After::Parked(idle) => {
                             waiting.begin(this.place.slot, clock::now_ms(), true);
                             Stage::Parked(idle)
                         }
-                        None => Stage::Over,
+                        After::Http2(ex, client) => {
+                            let h2 = h2::connection::serve(*ex, *client, this.place.slot);
+                            Stage::Working(Box::pin(async {
+                                h2.await;
+                                After::Over
+                            }))
+                        }
+                        After::Over => Stage::Over,
                     };
                     this.place.local.freed();
                 }
@@ -198,6 +202,16 @@ fn local_addr(sock: &Socket, listen: &ListenAddr) -> Option<SocketAddr> {
     }
 }
 
+/// What follows the working life of a connection.
+enum After {
+    /// It is idle.
+    Parked(Parked),
+    /// Its client speaks HTTP/2.
+    Http2(Box<Exchange>, Box<Client>),
+    /// It is over.
+    Over,
+}
+
 /// How the wait for a request ended.
 enum Next {
     /// The head is complete and parsed.
@@ -211,11 +225,12 @@ enum Next {
     Close,
     /// Refused with this status; the connection closes after the answer.
     Refuse(u16),
+    /// The client speaks HTTP/2.
+    Http2,
 }
 
-/// The working life of a connection: requests until it is idle (parked) or over (`None`). `chunk`
-/// is what woke it.
-async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Parked> {
+/// The working life of a connection: requests until it is idle or over. `chunk` is what woke it.
+async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> After {
     let Parked {
         sock,
         recv,
@@ -237,8 +252,13 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
     if has_begun && let Some(chunk) = chunk {
         client.take_in(&chunk);
     }
-    if !has_begun && !begin::begin(&mut ex, &mut client).await {
-        return None;
+    if !has_begun {
+        if !begin::begin(&mut ex, &mut client).await {
+            return After::Over;
+        }
+        if tls::agreed_on_h2(&ex) {
+            return After::Http2(Box::new(ex), Box::new(client));
+        }
     }
     loop {
         match next_request(&mut ex, &mut client, &place, idle_deadline.take()).await {
@@ -247,35 +267,40 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> Option<Park
                 // Closing a socket whose last answer is still on its way would take that along.
                 let _ = client.flush().await;
                 client.say_end().await;
-                return None;
+                return After::Over;
             }
             Next::Park { until } => return park(ex, client, until),
             Next::Refuse(status) => {
                 refuse(&mut ex, &mut client, status).await;
-                return None;
+                return After::Over;
             }
+            Next::Http2 => return After::Http2(Box::new(ex), Box::new(client)),
         }
         let finish = phases::handle(&mut ex, &mut client).await;
         log::write(&mut ex);
         realip::restore(&mut ex);
         ex.limit_conn.clear();
         if !after(&mut ex, &mut client, finish).await {
-            return None;
+            return After::Over;
         }
     }
 }
 
 /// The end of a parked connection whose client is told so.
-async fn end(parked: Parked) -> Option<Parked> {
+async fn end(parked: Parked) -> After {
     let mut client = Client::new(parked.sock, parked.recv);
-    client.encrypt(parked.tls?);
-    client.say_end().await;
-    None
+    if let Some(tls) = parked.tls {
+        client.encrypt(tls);
+        client.say_end().await;
+    }
+    After::Over
 }
 
-fn park(ex: Exchange, client: Client, until: u64) -> Option<Parked> {
-    let (sock, recv, tls) = client.into_parked().ok()?;
-    Some(Parked {
+fn park(ex: Exchange, client: Client, until: u64) -> After {
+    let Ok((sock, recv, tls)) = client.into_parked() else {
+        return After::Over;
+    };
+    After::Parked(Parked {
         sock,
         recv: Some(recv),
         tls,
@@ -320,12 +345,44 @@ async fn next_request(
             other => return other,
         }
     }
+    if first && speaks_h2(ex) {
+        // Its own future: a connection that does not speak it has no place for it.
+        match Box::pin(read_preface(ex, client)).await {
+            Next::Request => {}
+            other => return other,
+        }
+    }
     ex.begin();
     ex.request.pipelined = pipelined;
     ex.request.started_at = clock::precise_ms();
     ex.client.requests += 1;
     ex.doing = "reading client request line";
     read_head(ex, client).await
+}
+
+/// Whether a client without TLS may speak HTTP/2 here.
+fn speaks_h2(ex: &Exchange) -> bool {
+    let generation = &ex.generation;
+    let listen = &generation.http.listens[ex.listen as usize];
+    !listen.ssl && (listen.http2 || generation.server(ex.server).http2.enabled)
+}
+
+/// Reads until it is clear whether the client begins with HTTP/2 (`Next::Http2`), or with a
+/// request.
+async fn read_preface(ex: &mut Exchange, client: &mut Client) -> Next {
+    let timeout_ms = ex.generation.server(ex.server).client.header_timeout_ms;
+    client.set_deadline(Some(clock::now_ms() + timeout_ms));
+    loop {
+        match h2::connection::is_preface(&client.input) {
+            Some(true) => return Next::Http2,
+            Some(false) => return Next::Request,
+            None => {}
+        }
+        if !matches!(client.fill(Expect::Later).await, Ok(n) if n > 0) {
+            // What has come so far is dealt with as a request.
+            return Next::Request;
+        }
+    }
 }
 
 /// Waits for the first bytes of a request; `Next::Request` when there are some.
@@ -433,7 +490,7 @@ async fn read_head(ex: &mut Exchange, client: &mut Client) -> Next {
         }
     }
     take_head(ex, client);
-    match accept_head(ex) {
+    match accept::head(ex) {
         Ok(()) => {
             client.listen_for_next(&ex.request.body);
             Next::Request
@@ -468,107 +525,6 @@ fn take_head(ex: &mut Exchange, client: &mut Client) {
         ex.request.buf.truncate(len);
     }
     ex.request.length = len as u64;
-}
-
-/// Decides framing, host and URI of a request whose head has been parsed, and finds its server.
-///
-/// # Errors
-/// The status to refuse it with; why is in the log.
-pub fn accept_head(ex: &mut Exchange) -> Result<(), u16> {
-    let request = &mut ex.request;
-    request.options = connection_field::scan(&request.buf, &mut request.head.fields);
-    let framing = match framing::request(&request.buf, &request.head) {
-        Ok(framing) => framing,
-        Err(error) => {
-            return Err(refused(
-                ex,
-                error.status(),
-                format_args!("client sent {error}"),
-            ));
-        }
-    };
-    request.framing = framing;
-    request.body = RequestBody::announced(framing);
-    let found = target::parse(&request.buf, request.head.target, request.head.method);
-    let Some(target) = found else {
-        return Err(refused(
-            ex,
-            400,
-            format_args!("client sent invalid request"),
-        ));
-    };
-    let host = host::of_request(&request.buf, &request.head, &target)
-        .map_err(|error| refused(ex, 400, format_args!("{error}")))?;
-    let request = &mut ex.request;
-    if let Some(host) = host {
-        host.write_name(&request.buf, &mut request.host);
-    }
-    route::choose_server(ex);
-    tls::admit(ex)?;
-    // What the location says to it is asked when there is an answer.
-    ex.keepalive = ex.request.options.persistent(ex.request.head.version);
-    // A tunnel to anywhere, and an echo of what the client cannot see of its own request.
-    if matches!(ex.request.head.method, Method::Connect | Method::Trace) {
-        let method = String::from_utf8_lossy(ex.request.method()).into_owned();
-        return Err(refused(
-            ex,
-            405,
-            format_args!("client sent {method} method"),
-        ));
-    }
-    drop_unusual_fields(ex);
-    set_uri(ex, target.path())
-}
-
-/// Logs why and returns the status.
-fn refused(ex: &Exchange, status: u16, why: std::fmt::Arguments<'_>) -> u16 {
-    ex.log(
-        Level::Info,
-        format_args!("{why} while reading client request headers"),
-    );
-    status
-}
-
-/// `ignore_invalid_headers`: nginx leaves fields with unusual names out of everything.
-fn drop_unusual_fields(ex: &mut Exchange) {
-    let client = &ex.generation.server(ex.server).client;
-    let (ignore, underscores) = (client.ignore_invalid_headers, client.underscores_in_headers);
-    let fields = &mut ex.request.head.fields;
-    if fields
-        .iter()
-        .any(|field| field.is_ignored(ignore, underscores))
-    {
-        fields.retain(|field| !field.is_ignored(ignore, underscores));
-    }
-}
-
-/// Fills `$uri` and `$args` from the path of the target.
-fn set_uri(ex: &mut Exchange, path: Option<Range32>) -> Result<(), u16> {
-    let merge = ex.generation.server(ex.server).client.merge_slashes;
-    let request = &mut ex.request;
-    let Some(path) = path else {
-        // `OPTIONS *` asks about the server as a whole: what serves its root answers.
-        request.path = request.head.target;
-        request.uri.push(b'/');
-        return Ok(());
-    };
-    request.path = path;
-    let sent = path.of(&request.buf);
-    match uri::normalize(sent, merge, &mut request.uri) {
-        Ok(parts) => {
-            if parts.simple {
-                request.uri.extend_from_slice(parts.path.of(sent));
-            }
-            if let Some(args) = parts.args {
-                request.args.extend_from_slice(args.of(sent));
-            }
-            Ok(())
-        }
-        Err(error) => {
-            ex.log(Level::Info, format_args!("{error}"));
-            Err(400)
-        }
-    }
 }
 
 /// Answers a request that is not served, and closes.
@@ -677,6 +633,6 @@ mod tests {
     fn a_working_connection_is_not_large() {
         assert!(future_size(work) <= 4384, "{}", future_size(work));
         assert!(size_of::<Exchange>() <= 1184, "{}", size_of::<Exchange>());
-        assert!(size_of::<Client>() <= 224, "{}", size_of::<Client>());
+        assert!(size_of::<Client>() <= 232, "{}", size_of::<Client>());
     }
 }

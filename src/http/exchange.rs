@@ -58,6 +58,7 @@ impl Generation {
 }
 
 /// Facts about the client's connection that hold for all of its requests.
+#[derive(Clone)]
 pub struct ClientInfo {
     /// `$connection`: a number that is unique within the process.
     pub number: u64,

@@ -13,6 +13,7 @@ use crate::upstream::{DynamicGroups, IdlePool, Locals};
 
 use super::conf::HttpConf;
 use super::exchange::Generation;
+use super::h2::timers::Timers;
 use super::proxy::connection::UpstreamConn;
 use super::proxy::h2::pool::Pool;
 use super::waiting::Waiting;
@@ -42,6 +43,8 @@ pub struct Local {
     pub places: Rc<Places>,
     /// Client connections that wait for a request.
     pub(super) waiting: Waiting,
+    /// Deadlines of streams, and of connections with streams.
+    pub timers: Timers,
     /// Connections parked or closed since memory was last given back, and when that was.
     freed: Cell<usize>,
     collected_ms: Cell<u64>,
@@ -83,6 +86,7 @@ impl Local {
             rng: RefCell::new(fastrand::Rng::new()),
             places,
             waiting: Waiting::default(),
+            timers: Timers::default(),
             freed: Cell::new(0),
             collected_ms: Cell::new(0),
         });
@@ -108,6 +112,7 @@ impl Local {
     pub fn drain(&self) {
         self.places.drain();
         self.waiting.close_oldest(usize::MAX);
+        self.timers.wake_all();
         self.idle.borrow_mut().clear();
         self.lines.borrow().clear();
     }
@@ -118,6 +123,7 @@ impl Local {
             self.waiting.close_oldest(usize::MAX);
         }
         self.waiting.sweep(now);
+        self.timers.sweep(now);
         self.idle.borrow_mut().sweep(now);
         self.lines.borrow_mut().sweep(now);
         if self.freed.get() >= FREED_MIN && now >= self.collected_ms.get() + COLLECT_EVERY_MS {

@@ -4,6 +4,7 @@
 //! and frames them, `route` and `phases` decide what answers, `modules` and `proxy` answer, and
 //! `respond` sends what they say.
 
+pub mod accept;
 mod begin;
 pub mod body;
 pub mod client;

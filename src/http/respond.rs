@@ -10,6 +10,7 @@ use crate::ring::Chunk;
 use super::client::Client;
 use super::exchange::Exchange;
 use super::h1::{chunked, encode};
+use super::h2;
 use super::keepalive;
 use super::message::Version;
 use super::modules::core::Lingering;
@@ -54,7 +55,7 @@ enum Framing {
     Length(u64),
     /// Chunked coding.
     Chunked,
-    /// Until the connection closes.
+    /// Until the connection closes, or the stream ends.
     Close,
 }
 
@@ -86,17 +87,31 @@ impl Output {
     /// The response before this one could not be sent.
     pub async fn start(ex: &mut Exchange, client: &mut Client) -> Result<Output, ClientGone> {
         let mut out = client.take_out().await?;
-        Ok(Self::encode(ex, &mut out).with(out))
-    }
-
-    fn with(mut self, out: Vec<u8>) -> Self {
-        self.out = out;
-        self
+        let Some(stream) = client.stream_mut() else {
+            let mut output = Self::encode(ex, &mut out);
+            output.out = out;
+            return Ok(output);
+        };
+        let mut output = Self::filtered(ex);
+        let (fields, size) = h2::head::fields(ex, output.announced(ex));
+        let frame_max = ex.generation.location(ex.location).http2_chunk_size;
+        stream.set_head(ex.response.status, fields, frame_max);
+        ex.response.bytes_sent += size;
+        output.out = out;
+        Ok(output)
     }
 
     /// Runs the header filters and appends the head of `ex.response` to `out`. The output, whose
     /// own buffer is still empty, knows how the body goes on.
     pub fn encode(ex: &mut Exchange, out: &mut Vec<u8>) -> Output {
+        let output = Self::filtered(ex);
+        write_head(ex, output.framing, out);
+        ex.response.bytes_sent += out.len() as u64;
+        output
+    }
+
+    /// Runs the header filters and decides how the body is framed.
+    fn filtered(ex: &mut Exchange) -> Output {
         let generation = ex.generation();
         let location = generation.location(ex.location);
         if let Some(status) = ex.response.status_override {
@@ -118,15 +133,22 @@ impl Output {
             ex.keepalive = false;
         }
         ex.response.chunked = framing == Framing::Chunked;
-        write_head(ex, framing, out);
         ex.response.head_sent = true;
-        ex.response.bytes_sent += out.len() as u64;
         Output {
             out: Vec::new(),
             framing,
             filter,
             send_timeout_ms: location.core.send_timeout_ms,
             rate: Limit::of(ex),
+        }
+    }
+
+    /// The length to put into the head, if there is one.
+    fn announced(&self, ex: &Exchange) -> Option<u64> {
+        match self.framing {
+            Framing::Length(length) => Some(length),
+            Framing::None if ex.response.status != 204 => ex.response.content_length,
+            _ => None,
         }
     }
 
@@ -207,6 +229,7 @@ impl Output {
     /// The client has gone, or did not read for `send_timeout`.
     pub async fn flush(&mut self, client: &mut Client) -> Result<(), ClientGone> {
         if self.out.is_empty() {
+            client.send_head();
             return Ok(());
         }
         let out = std::mem::take(&mut self.out);
@@ -282,13 +305,13 @@ impl Output {
         }
         ex.response.complete = true;
         if self.out.len() > SEND_AND_GO_ON || self.rate.is_some() {
-            return match self.flush(client).await {
-                Ok(()) => Finish::Complete,
-                Err(ClientGone) => Finish::Truncated,
-            };
+            if self.flush(client).await.is_err() {
+                return Finish::Truncated;
+            }
         }
         if self.out.is_empty() {
             client.put_out(self.out);
+            client.end_response();
         } else {
             client.send_last(self.out);
         }
@@ -324,6 +347,7 @@ fn choose_framing(ex: &Exchange, bodiless: bool, chunked: bool) -> Framing {
     }
     match ex.response.content_length {
         Some(length) => Framing::Length(length),
+        None if ex.request.head.version >= Version::Http2 => Framing::Close,
         None if chunked && ex.request.head.version >= Version::Http11 => Framing::Chunked,
         None => Framing::Close,
     }

@@ -13,7 +13,7 @@ use super::conf::{
 };
 use super::exchange::Exchange;
 use super::modules::{
-    access, core, error_page, gzip, headers, later, limit_conn, log, map, realip, resolver,
+    access, core, error_page, gzip, headers, http2, later, limit_conn, log, map, realip, resolver,
     rewrite, server, ssl, statics, upstream,
 };
 use super::proxy;
@@ -51,6 +51,8 @@ pub struct Scope {
     pub server: server::Raw,
     /// The `ssl_…` directives.
     pub ssl: ssl::Raw,
+    /// The `http2…` directives.
+    pub http2: http2::Raw,
     /// What the block is, and where it stands.
     pub place: Place,
     /// Locations and `if` blocks inside this one, in the order of the file.
@@ -82,12 +84,13 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 24] {
+pub fn tables() -> [&'static [Row<Scope>]; 25] {
     [
         core::ROWS,
         server::ROWS,
         ssl::SHARED_ROWS,
         ssl::ROWS,
+        http2::ROWS,
         error_page::ROWS,
         headers::ROWS,
         access::ROWS,
@@ -185,6 +188,7 @@ pub fn compile(
         let client = scope.core.compile_client();
         scope.ssl.inherit(&http.ssl);
         let ssl = scope.ssl.compile(&mut c)?;
+        let http2 = scope.http2.compile(&ssl);
         let root = c.compile_location(scope)?;
         let named = c.named_of(root);
         debug_assert_eq!(id, c.servers.len() as u32);
@@ -193,6 +197,7 @@ pub fn compile(
             root,
             client,
             ssl,
+            http2,
             named,
         });
     }
@@ -242,6 +247,7 @@ impl Scope {
         self.proxy.inherit(&parent.proxy, into_if);
         self.grpc.inherit(&parent.grpc, into_if);
         self.statics.inherit(&parent.statics);
+        self.http2.inherit(&parent.http2);
     }
 }
 
@@ -299,6 +305,7 @@ impl Compiler<'_, '_> {
             rewrite: scope.rewrite.compile(self, &ids)?,
             proxy: upstream.compile(self, scope, side)?,
             statics: scope.statics.compile(self)?,
+            http2_chunk_size: scope.http2.chunk_size(),
             content,
         };
         self.locations.push(location);

@@ -88,9 +88,18 @@ async fn shake(ex: &mut Exchange, wire: &mut Unsecured<'_>) -> Result<Option<Beg
     let generation = ex.generation();
     route::choose_first_server(ex, &name);
     let listen = &generation.http.listens[ex.listen as usize];
-    let default = &generation.server(listen.default_server).ssl;
-    let conf = generation.server(ex.server).ssl.or(default);
-    let mut begun = ssl::accept(ex, wire, conf, &name).await?;
+    let own = generation.server(ex.server);
+    let settings = match own.ssl.server {
+        Some(_) => own,
+        None => generation.server(listen.default_server),
+    };
+    let conf = &settings.ssl;
+    let server = if listen.http2 || own.http2.enabled {
+        &settings.http2.tls
+    } else {
+        &conf.server
+    };
+    let mut begun = ssl::accept_as(ex, wire, conf, server.as_deref(), &name).await?;
     if let (Some(ocsp), Some(server)) = (&conf.ocsp, &conf.server) {
         // Its own future: few connections need the place for it.
         Box::pin(ask_status(ex, ocsp, server, &mut begun.secured)).await;
@@ -116,6 +125,12 @@ fn take_over(ex: &mut Exchange, client: &mut Client, begun: Begun) {
     let received = std::mem::replace(&mut client.input, begun.plain);
     client.encrypt(begun.transport);
     client.take_in(&received);
+}
+
+/// Whether the handshake has settled on HTTP/2.
+pub fn agreed_on_h2(ex: &Exchange) -> bool {
+    let tls = ex.client.tls.as_ref();
+    tls.is_some_and(|tls| *tls.session.alpn == *b"h2")
 }
 
 /// Whether a request may go on, by what its server demands of TLS; otherwise the status to refuse

@@ -135,7 +135,21 @@ pub async fn accept<S: Secure>(
     conf: &Conf<S>,
     name: &str,
 ) -> Result<Begun, Failed> {
-    let Some(server) = &conf.server else {
+    accept_as(s, wire, conf, conf.server.as_deref(), name).await
+}
+
+/// As [`accept`], as another form of the same server: `server` is in the place of its own.
+///
+/// # Errors
+/// It failed; the client was told why.
+pub async fn accept_as<S: Secure>(
+    s: &mut S,
+    wire: &mut impl Wire,
+    conf: &Conf<S>,
+    server: Option<&Server>,
+    name: &str,
+) -> Result<Begun, Failed> {
+    let Some(server) = server else {
         return Err(Failed::because("no certificate for this name"));
     };
     let Some(dynamic) = conf.dynamic.as_ref().filter(|_| !server.reject) else {

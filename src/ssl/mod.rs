@@ -18,7 +18,7 @@ pub use build::{Compiler, Own};
 pub use conf::{Common, Conf, Protocols, Verify, check_listen};
 pub use directives::{Raw, Speaks, protocols, rows};
 pub use dynamic::Dynamic;
-pub use handshake::{Begun, Failed, Hello, Wire, accept, hello};
+pub use handshake::{Begun, Failed, Hello, Wire, accept, accept_as, hello};
 pub use ocsp::{Ocsp, Unproven};
 pub use variables::variables;
 

@@ -130,6 +130,18 @@ impl Server {
 }
 
 impl Server {
+    /// The same with these protocols for ALPN, in order of preference.
+    pub fn with_protocols(&self, alpn: &[&[u8]]) -> Server {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Server {
+            config: Arc::new(config),
+            trust: self.trust.clone(),
+            record_max: self.record_max,
+            reject: self.reject,
+        }
+    }
+
     /// The same with these certificates.
     pub fn with_certificates(&self, certificates: Vec<Arc<CertifiedKey>>) -> Server {
         let mut config = ServerConfig::clone(&self.config);

@@ -237,10 +237,6 @@ fn what_has_no_meaning_is_told() {
             "ssl on;",
             "directive \"ssl on\" of nginx is not implemented",
         ),
-        (
-            "http2 on;",
-            "directive \"http2 on\" of nginx is not implemented",
-        ),
     ] {
         let (code, lines) = check(&format!("{PAIR} {server}"));
         assert_eq!(code, Some(1), "{server}: {lines:?}");

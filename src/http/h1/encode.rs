@@ -100,6 +100,15 @@ pub fn server(out: &mut Vec<u8>, tokens: bool) {
     out.extend_from_slice(if tokens { SERVER_FULL } else { SERVER_BARE });
 }
 
+/// The value of the `Server` line.
+pub fn server_name(tokens: bool) -> &'static str {
+    if tokens {
+        concat!("ringway/", env!("CARGO_PKG_VERSION"))
+    } else {
+        "ringway"
+    }
+}
+
 /// `Connection: close`.
 pub const CONNECTION_CLOSE: &[u8] = b"Connection: close\r\n";
 /// `Connection: keep-alive`.

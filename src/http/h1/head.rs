@@ -179,6 +179,28 @@ pub fn parse_request(
     }
 }
 
+/// Holds a head that came another way than as text, and stands in `buf` as if it had, against what
+/// one in HTTP/1.1 has to keep to.
+///
+/// # Errors
+/// As [`parse_request`].
+pub fn check(buf: &[u8], head: &RequestHead, limits: &HeadLimits) -> Result<(), HeadError> {
+    let is_known = head.method != Method::Other;
+    let method = head.method_name.of(buf);
+    let fault = if !is_known && !method.iter().all(|b| is_nginx_method_byte(*b)) {
+        HeadFault::Method
+    } else if head.line.len() + 2 > limits.line_max {
+        HeadFault::TargetTooLong
+    } else if head.fields.len() > limits.fields_max {
+        HeadFault::TooLarge
+    } else if head.len > limits.first_buffer && !limits.hold(line_lengths(head, 0)) {
+        HeadFault::TooLarge
+    } else {
+        return Ok(());
+    };
+    Err(HeadError::new(fault, Range32::default()))
+}
+
 /// Parses the response head at the start of `buf`; used like [`parse_request`].
 ///
 /// Any error is a 502: the answer cannot be framed without doubt.

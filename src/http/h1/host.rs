@@ -42,6 +42,8 @@ impl HostPort {
 pub enum HostError {
     #[error("client sent HTTP/1.1 request without \"Host\" header")]
     Missing,
+    #[error("client sent neither \":authority\" nor \"Host\" header")]
+    NoAuthority,
     #[error("client sent duplicate host header")]
     Repeated,
     #[error("client sent invalid host header")]
@@ -65,6 +67,7 @@ pub fn of_request(
         return Err(HostError::Repeated);
     }
     let from_field = match head.fields.find(Token::Host) {
+        None if head.version >= Version::Http2 => return Err(HostError::NoAuthority),
         None if head.version >= Version::Http11 => return Err(HostError::Missing),
         None => None,
         Some(field) => {

@@ -132,6 +132,18 @@ impl<W: Watch> Io<W> {
         wire.sending.as_ref().map(|_| wire.sending_since_ms)
     }
 
+    /// Reads and throws away until the peer has ended its side.
+    pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let wire = &mut *self.0.borrow_mut();
+        wire.chunk = Chunk::empty();
+        wire.plain = Vec::new();
+        while !wire.is_closed {
+            // Its end shows as one.
+            drop(ready!(wire.poll_receive(cx)));
+        }
+        Poll::Ready(())
+    }
+
     /// Whether bytes have come that `h2` has not read.
     pub fn has_unread(&self) -> bool {
         self.0.borrow().has_unread()

@@ -5,6 +5,7 @@ pub mod core;
 pub mod error_page;
 pub mod gzip;
 pub mod headers;
+pub mod http2;
 pub mod later;
 pub mod limit_conn;
 pub mod log;

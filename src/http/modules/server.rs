@@ -90,6 +90,7 @@ fn finish(address: Address, servers: &[Scope], c: &mut Compiler) -> Result<Liste
         options: address.options,
         proxy_protocol: address.proxy_protocol,
         ssl: address.ssl.is_some(),
+        http2: address.http2,
         default_server: address.default_server,
     })
 }
@@ -203,8 +204,13 @@ fn check_nesting(parent: &Scope, kind: LocationKind, name: &Word, node: &Node) -
     Ok(())
 }
 
-fn set_listen(_: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
+fn set_listen(reader: &mut Reader, s: &mut Scope, node: &Node) -> Result<()> {
     let raw = RawListen::read(node, Kind::Http, &s.server.listens)?;
+    if raw.http2 {
+        let message = "the \"listen ... http2\" directive is deprecated, use the \"http2\" \
+                       directive instead";
+        reader.warn(node.span(), message);
+    }
     s.server.listens.push(raw);
     Ok(())
 }

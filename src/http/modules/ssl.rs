@@ -1,5 +1,4 @@
-//! What `http` alone has of the `ssl_…` directives; the others are in `ssl/`. `ssl on` and
-//! `http2 on` are refused.
+//! What `http` alone has of the `ssl_…` directives; the others are in `ssl/`. `ssl on` is refused.
 
 use std::rc::Rc;
 
@@ -25,9 +24,6 @@ pub const ROWS: &[Row<Scope>] = &[
     R::custom("ssl", HS, Arity::Flag, set_ssl)
         .default("off")
         .doc("Only off: TLS is asked for by listen … ssl, and not there yet."),
-    R::custom("http2", HS, Arity::Flag, set_http2)
-        .default("off")
-        .doc("Only off: HTTP/2 is not there yet."),
     R::size("ssl_buffer_size", HS, |s| &mut s.ssl.buffer_size)
         .default("16k")
         .doc("Size of the records that are sent."),
@@ -73,6 +69,9 @@ impl Secure for Exchange {
 /// What HTTP says in ALPN.
 const ALPN: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
+/// The same, where HTTP/2 is spoken.
+pub const ALPN_H2: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+
 impl Raw {
     /// Fills what is not written here from `http {}`.
     pub fn inherit(&mut self, parent: &Raw) {
@@ -113,17 +112,4 @@ fn set_ssl(_: &mut Reader, _: &mut Scope, node: &Node) -> Result<()> {
     }
     let message = "directive \"ssl on\" of nginx is not implemented by ringway";
     Err(ConfigError::at(node.span(), message).help("nginx has given it up too: listen … ssl"))
-}
-
-/// Without HTTP/2 every client falls back to HTTP/1.1, so here `--lenient` may skip.
-fn set_http2(reader: &mut Reader, _: &mut Scope, node: &Node) -> Result<()> {
-    if !value::flag(&node.args()[0])? {
-        return Ok(());
-    }
-    let message = "directive \"http2 on\" of nginx is not implemented by ringway yet";
-    if reader.lenient {
-        reader.warn(node.span(), format!("{message}, skipped"));
-        return Ok(());
-    }
-    Err(ConfigError::at(node.span(), message).help("HTTP/2 is not there yet; --lenient skips it"))
 }

@@ -344,6 +344,8 @@ impl<'c> Ahead<'c> {
         client: &mut Client,
         output: &mut Output,
     ) -> Result<(), Stuck> {
+        // A head may be waited for although nothing of the body is there.
+        client.send_head();
         if client.is_sending() || self.pause.is_some() {
             return Ok(());
         }

@@ -468,7 +468,7 @@ fn body_out(ex: &Exchange, conf: &Conf) -> BodyOut {
         RequestBody::Memory(bytes) => BodyOut::Length(bytes.len() as u64),
         RequestBody::File { length, .. } => BodyOut::Length(*length),
         RequestBody::Length(length) => BodyOut::Length(refused + *length),
-        RequestBody::Chunked { .. } => BodyOut::Chunked,
+        RequestBody::Chunked { .. } | RequestBody::Open { .. } => BodyOut::Chunked,
     }
 }
 

@@ -29,7 +29,9 @@ pub async fn run(ex: &mut Exchange, client: &mut Client, answer: Answer, conf: &
     };
     let peer = kept.conn.into_parts();
     let flows = Flows::default();
-    let ends = client.take_ends();
+    let Some(ends) = client.take_ends() else {
+        return Finish::Truncated;
+    };
     let outcome = {
         // The reads in flight are handed over: the relay owns both directions from here on.
         let from = End {

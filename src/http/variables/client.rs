@@ -6,6 +6,7 @@ use crate::base::clock;
 use crate::base::listen::ListenAddr;
 use crate::base::proxy_protocol::ProxyProtocol;
 use crate::http::exchange::{Exchange, Remote};
+use crate::http::message::Version;
 use crate::http::modules::realip;
 use crate::http::token::Token;
 use crate::vars::Variable;
@@ -29,6 +30,20 @@ pub(super) static TABLE: &[V] = &[
         None => true,
     })
     .doc("\"on\" for TLS connections, otherwise empty."),
+    V::new("http2", |ex, _, out| {
+        if ex.request.head.version != Version::Http2 {
+            return true;
+        }
+        found(
+            out,
+            if ex.client.tls.is_some() {
+                b"h2"
+            } else {
+                b"h2c"
+            },
+        )
+    })
+    .doc("\"h2\" over TLS and \"h2c\" without for HTTP/2, otherwise empty."),
     V::new("connection", |ex, _, out| number(out, ex.client.number))
         .doc("Number of the connection."),
     V::new("connection_requests", |ex, _, out| {

@@ -63,7 +63,7 @@ pub(super) static TABLE: &[V] = &[
     V::new("server_protocol", |ex, _, out| {
         !ex.request.target().is_empty() && found(out, ex.request.head.version.as_str().as_bytes())
     })
-    .doc("HTTP/1.0 or HTTP/1.1."),
+    .doc("HTTP/1.0, HTTP/1.1 or HTTP/2.0."),
     V::new("http_host", |ex, _, out| field(ex, Token::Host, out)).doc("Host field."),
     V::new("http_user_agent", |ex, _, out| {
         field(ex, Token::UserAgent, out)

@@ -10,6 +10,7 @@ pub mod client;
 pub mod datagram;
 pub mod dns;
 pub mod h2_backend;
+pub mod h2_client;
 pub mod load;
 pub mod ocsp;
 pub mod ports;

@@ -1,0 +1,73 @@
+//! The head of a response as HTTP/2 has it.
+
+use std::cell::RefCell;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, SERVER};
+use http::{HeaderMap, HeaderValue};
+
+use crate::base::clock;
+use crate::http::exchange::Exchange;
+use crate::http::h1::encode;
+
+use super::fields;
+
+/// What a field costs beside its name and value when nothing is compressed, and a frame its head.
+const OVERHEAD: u64 = 2;
+const FRAME_HEAD: u64 = 9;
+
+/// The fields of `ex.response` in nginx's order, and about how many bytes they take: what HPACK
+/// saves is not known here.
+pub fn fields(ex: &Exchange, length: Option<u64>) -> (HeaderMap, u64) {
+    let response = &ex.response;
+    let core = &ex.generation.location(ex.location).core;
+    let mut map = HeaderMap::with_capacity(response.fields.len() + 5);
+    if !response.keep_server {
+        map.append(
+            SERVER,
+            HeaderValue::from_static(encode::server_name(core.server_tokens)),
+        );
+    }
+    if !response.keep_date {
+        map.append(DATE, date());
+    }
+    if let Some(content_type) = response.content_type
+        && let Ok(value) = HeaderValue::from_bytes(content_type.of(&response.buf))
+    {
+        map.append(CONTENT_TYPE, value);
+    }
+    if let Some(length) = length {
+        map.append(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    for field in &response.fields {
+        if !field.is_hop_by_hop() {
+            let (name, value) = (field.name.of(&response.buf), field.value.of(&response.buf));
+            // One that HTTP/2 cannot show is not sent.
+            fields::add(&mut map, name, value);
+        }
+    }
+    let size = |(name, value): (&http::HeaderName, &HeaderValue)| {
+        OVERHEAD + name.as_str().len() as u64 + value.len() as u64
+    };
+    let size = FRAME_HEAD + 1 + map.iter().map(size).sum::<u64>();
+    (map, size)
+}
+
+/// The date, made once a second.
+fn date() -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<Option<(i64, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    let second = clock::wall().secs;
+    LAST.with_borrow_mut(|last| {
+        if let Some((of, value)) = last
+            && *of == second
+        {
+            return value.clone();
+        }
+        let mut text = Vec::with_capacity(32);
+        clock::http_date(&mut text);
+        let value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
+        *last = Some((second, value.clone()));
+        value
+    })
+}
