@@ -109,6 +109,16 @@ fn requests_over_tls_allocate_nothing() {
     );
 }
 
+#[test]
+fn requests_to_a_server_with_tls_allocate_nothing() {
+    for path in ["/text", "/proxied/chunked", "/proxied/long/20000"] {
+        let request = format!("GET /secured{path} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        steady(request.as_bytes());
+        steady_over(true, request.as_bytes());
+    }
+    steady(b"POST /secured/proxied HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello");
+}
+
 const CONF: &str = r#"
 worker_processes 1;
 events {}
@@ -126,6 +136,7 @@ http {
         keepalive 32;
         keepalive_requests 1000000;
     }
+    upstream secured { server SECURE; keepalive 32; keepalive_requests 1000000; }
     access_log off;
     keepalive_requests 1000000;
     server {
@@ -153,6 +164,11 @@ http {
             add_header Cache-Control "no-cache";
             proxy_set_header Connection $connection_upgrade;
             proxy_pass http://backend;
+        }
+        location /secured/ {
+            proxy_ssl_server_name on;
+            proxy_ssl_name $host;
+            proxy_pass https://secured/;
         }
         location /text { return 200 "text of $uri"; }
         location /away { return 302 /new$request_uri; }

@@ -163,7 +163,8 @@ impl Drop for Chunk {
             self.with_group(|group| group.release(self.id));
         } else if self.capacity != 0 {
             // SAFETY: pointer and capacity are those of the vector in `From<Vec<u8>>`.
-            drop(unsafe { Vec::from_raw_parts(self.buffer.as_ptr(), 0, self.capacity) });
+            let buffer = unsafe { Vec::from_raw_parts(self.buffer.as_ptr(), 0, self.capacity) };
+            engine::with(|engine| engine.spares.give(buffer));
         }
     }
 }

@@ -18,6 +18,7 @@ use super::op::Op;
 use super::pipe::Pipes;
 use super::recv::Orphan;
 use super::slots::{READ_ONLY, Slots};
+use super::spare::Spares;
 use super::stream::{self, Streams};
 use crate::base::clock;
 
@@ -194,6 +195,7 @@ pub(super) struct Engine {
     pub(super) pipes: Pipes,
     /// What datagrams are received into, when nobody has it.
     pub(super) rooms: RefCell<Option<Box<Room>>>,
+    pub(super) spares: Spares,
     hooks: RefCell<Vec<Hook>>,
     /// Of the next sweep, counted from 1.
     sweeps: Cell<u64>,
@@ -248,6 +250,7 @@ impl Running {
             orphans: RefCell::default(),
             pipes: Pipes::default(),
             rooms: RefCell::default(),
+            spares: Spares::default(),
             hooks: RefCell::default(),
             sweeps: Cell::new(1),
             drowsy: RefCell::default(),

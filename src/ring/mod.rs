@@ -29,6 +29,7 @@ mod recv;
 mod send;
 mod slots;
 mod socket;
+mod spare;
 mod splice;
 mod stream;
 #[cfg(test)]
@@ -52,5 +53,6 @@ pub use probe::{Unavailable, probe};
 pub use recv::{Class, Expect, Recv};
 pub use send::{Payload, Send};
 pub use socket::Socket;
+pub use spare::spare_buffer;
 pub use splice::{Side, SpliceError, SpliceLimits, Spliced, Stalled, splice_body, splice_file};
 pub use tokio::task::JoinHandle;

@@ -176,6 +176,13 @@ impl Records {
         }
     }
 
+    /// Bytes of a record that has begun, and how many are missing of it as far as that is known.
+    pub fn begun(&self) -> (usize, usize) {
+        let begun = self.begun.len();
+        let whole = wire_len(&self.begun).unwrap_or(begun);
+        (begun, whole.saturating_sub(begun))
+    }
+
     /// Opens the records in what was received and appends what is in them to `plain`. The beginning
     /// of a record is kept for the next call.
     ///

@@ -25,6 +25,11 @@ impl Transport {
         self.records.open(received, plain)
     }
 
+    /// See [`Records::begun`].
+    pub fn begun(&self) -> (usize, usize) {
+        self.records.begun()
+    }
+
     /// The records to send for these bytes, in a buffer that comes back by [`Transport::keep`].
     pub fn seal(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut wire = std::mem::take(&mut self.wire);

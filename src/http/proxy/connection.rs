@@ -6,10 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::base::places::Counted;
-use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
+use crate::ring::{self, Chunk, Class, Expect, Recv, Send, Socket};
 use crate::ssl::upstream::{Begun, Identity};
 use crate::tls::Transport;
 use crate::upstream::Idle;
+
+/// Size of a small receive buffer, in bytes.
+const SMALL: usize = 4 << 10;
 
 const NOT_GIVEN_UP: &str = "it is given up once";
 
@@ -204,7 +207,7 @@ impl UpstreamConn {
             if self.has_ended() {
                 return Poll::Ready(Ok(Chunk::empty()));
             }
-            self.listen(Class::Stream);
+            self.listen(self.next_class());
             let recv = self.recv.as_mut().expect("a read is in flight");
             let result = ready!(Pin::new(recv).poll(cx));
             self.recv = None;
@@ -218,6 +221,17 @@ impl UpstreamConn {
         }
     }
 
+    /// The class of buffers for the next read, if nobody knows better: large ones for what is
+    /// missing of a large record.
+    fn next_class(&self) -> Class {
+        let missing = self.tls.as_ref().map_or(0, |tls| tls.transport.begun().1);
+        if missing > SMALL {
+            Class::Large
+        } else {
+            Class::Stream
+        }
+    }
+
     /// What is in the bytes received, if anything is yet; an empty chunk at the announced end.
     fn open(&mut self, received: &[u8]) -> io::Result<Option<Chunk>> {
         let (Some(tls), Some(sock)) = (&mut self.tls, &self.sock) else {
@@ -227,7 +241,7 @@ impl UpstreamConn {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let transport = &mut tls.transport;
-        let mut plain = Vec::with_capacity(received.len());
+        let mut plain = ring::spare_buffer(received.len() + transport.begun().0);
         if let Err(broken) = transport.open(received, &mut plain) {
             if self.sending.is_none() {
                 self.sending = Some(sock.send(transport.seal_alert(broken)));
@@ -238,7 +252,8 @@ impl UpstreamConn {
             }
             self.early = Some(Err(error));
         }
-        Ok((!plain.is_empty() || transport.is_closed()).then(|| plain.into()))
+        let plain = Chunk::from(plain);
+        Ok((!plain.is_empty() || transport.is_closed()).then_some(plain))
     }
 
     /// Starts a read with the given class of buffer if none is in flight.
