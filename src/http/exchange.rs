@@ -121,7 +121,7 @@ pub struct Request {
     /// It was there before the answer to the request before it was: `$pipe`.
     pub pipelined: bool,
     /// `$request_id`, once it was asked for.
-    pub id: Option<u128>,
+    pub id: Option<[u8; 16]>,
     /// The method, where an `error_page` redirect turned it into GET.
     pub method_override: Option<Method>,
     /// What the `Connection` field asked for.

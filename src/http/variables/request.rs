@@ -248,10 +248,13 @@ fn decode_user(encoded: &[u8], out: &mut Vec<u8>) -> bool {
 fn request_id(ex: &mut Exchange, _: &[u8], out: &mut Vec<u8>) -> bool {
     let id = match ex.request.id {
         Some(id) => id,
-        None => *ex.request.id.insert(ex.local.rng.borrow_mut().u128(..)),
+        None => {
+            let random = ex.local.rng.borrow_mut().u128(..);
+            *ex.request.id.insert(random.to_be_bytes())
+        }
     };
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in id.to_be_bytes() {
+    for byte in id {
         out.push(DIGITS[usize::from(byte >> 4)]);
         out.push(DIGITS[usize::from(byte & 15)]);
     }
