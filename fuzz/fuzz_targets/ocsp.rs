@@ -17,6 +17,11 @@ fuzz_target!(|data: (&[u8], &[u8], bool)| {
     let id = CertId::new(&one, &one);
     assert!(id.request().len() > id.key().len());
     let issuer = CertificateDer::from(certificate.to_vec());
-    let question = Question { id, issuer, others: Vec::new(), trust: None };
+    let question = Question {
+        id,
+        issuer,
+        others: Vec::new(),
+        trust: None,
+    };
     let _ = question.read(sent, UnixTime::now());
 });

@@ -12,9 +12,22 @@ pub enum Parsed {
     /// It may be a ClientHello, and more bytes are needed.
     Partial,
     /// It is no ClientHello, or one that contradicts itself.
-    NotHello,
+    NotHello(Flaw),
     /// A whole ClientHello.
     Hello(ClientHello),
+}
+
+/// Why bytes are no ClientHello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// They are of another version, or of something else than TLS.
+    Version,
+    /// A record or message of another kind, or an empty one.
+    Unexpected,
+    /// A record is longer than any may be.
+    Overflow,
+    /// A length in it does not fit.
+    Damaged,
 }
 
 /// What a ClientHello asks for.
@@ -33,6 +46,9 @@ const CLIENT_HELLO: u8 = 1;
 const RECORD_HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
 
+/// The longest record (RFC 8446, 5.1).
+const RECORD_MAX: usize = 1 << 14;
+
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 const SUPPORTED_VERSIONS: u16 = 43;
@@ -49,10 +65,10 @@ pub fn parse(input: &[u8]) -> Parsed {
         }),
         Ok(Some(Greeting::Message(body))) => match hello(&body) {
             Some(hello) => Parsed::Hello(hello),
-            None => Parsed::NotHello,
+            None => Parsed::NotHello(Flaw::Damaged),
         },
         Ok(None) => Parsed::Partial,
-        Err(NotHello) => Parsed::NotHello,
+        Err(flaw) => Parsed::NotHello(flaw),
     }
 }
 
@@ -71,9 +87,6 @@ impl ClientHello {
     }
 }
 
-/// The bytes are no ClientHello.
-struct NotHello;
-
 enum Greeting<'a> {
     /// SSL 2's, with the version it asks for.
     Ssl2([u8; 2]),
@@ -82,22 +95,28 @@ enum Greeting<'a> {
 }
 
 /// Collects the first handshake message. `None`: it is not complete.
-fn message(input: &[u8]) -> Result<Option<Greeting<'_>>, NotHello> {
+fn message(input: &[u8]) -> Result<Option<Greeting<'_>>, Flaw> {
     if input.first().is_some_and(|first| first & 0x80 != 0) {
         return ssl2(input);
     }
     let mut parts: Cow<[u8]> = Cow::Borrowed(&[]);
     let mut rest = input;
     loop {
-        let wrong_type = rest.first().is_some_and(|kind| *kind != HANDSHAKE);
-        let wrong_version = rest.get(1).is_some_and(|major| *major != 3);
-        if wrong_type || wrong_version {
-            return Err(NotHello);
+        if rest.first().is_some_and(|kind| *kind != HANDSHAKE) {
+            return Err(Flaw::Unexpected);
+        }
+        if rest.get(1).is_some_and(|major| *major != 3) {
+            return Err(Flaw::Version);
         }
         let Some((header, body)) = rest.split_at_checked(RECORD_HEADER) else {
             return Ok(None);
         };
         let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        match length {
+            0 => return Err(Flaw::Unexpected),
+            1..=RECORD_MAX => {}
+            _ => return Err(Flaw::Overflow),
+        }
         let there = length.min(body.len());
         if parts.is_empty() {
             parts = Cow::Borrowed(&body[..there]);
@@ -105,7 +124,7 @@ fn message(input: &[u8]) -> Result<Option<Greeting<'_>>, NotHello> {
             parts.to_mut().extend_from_slice(&body[..there]);
         }
         if parts.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
-            return Err(NotHello);
+            return Err(Flaw::Unexpected);
         }
         if let Some(end) = message_end(&parts)
             && end <= parts.len()
@@ -130,11 +149,12 @@ fn message_end(bytes: &[u8]) -> Option<usize> {
     Some(MESSAGE_HEADER + length as usize)
 }
 
-fn ssl2(input: &[u8]) -> Result<Option<Greeting<'_>>, NotHello> {
-    let wrong_type = input.get(2).is_some_and(|kind| *kind != CLIENT_HELLO);
-    let wrong_version = input.get(3).is_some_and(|major| ![0, 3].contains(major));
-    if wrong_type || wrong_version {
-        return Err(NotHello);
+fn ssl2(input: &[u8]) -> Result<Option<Greeting<'_>>, Flaw> {
+    if input.get(2).is_some_and(|kind| *kind != CLIENT_HELLO) {
+        return Err(Flaw::Unexpected);
+    }
+    if input.get(3).is_some_and(|major| ![0, 3].contains(major)) {
+        return Err(Flaw::Version);
     }
     Ok(input
         .get(3..5)
@@ -338,21 +358,26 @@ mod tests {
         );
         assert_eq!(understood(&[0x80, 0x2e, 1, 0, 2]).version_name(), "SSLv2");
         assert_eq!(parse(&[0x80, 0x2e, 1, 3]), Parsed::Partial);
-        assert_eq!(parse(&[0x80, 0x2e, 2]), Parsed::NotHello);
-        assert_eq!(parse(&[0x80, 0x2e, 1, 4]), Parsed::NotHello);
+        let other = parse(&[0x80, 0x2e, 2]);
+        assert_eq!(other, Parsed::NotHello(Flaw::Unexpected));
+        let newer = parse(&[0x80, 0x2e, 1, 4]);
+        assert_eq!(newer, Parsed::NotHello(Flaw::Version));
     }
 
     #[test]
     fn other_protocols_are_told_by_their_first_bytes() {
-        for other in [
-            &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
-            b"GET / HTTP/1.1\r\n",
-            b"P",
-            b"\x16\x02",
-            b"\x16\x03\x01\x00\x05\x02",
-            b"\x15\x03\x01\x00\x02\x02\x28",
+        for (other, flaw) in [
+            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Flaw::Unexpected),
+            (b"GET / HTTP/1.1\r\n", Flaw::Unexpected),
+            (b"P", Flaw::Unexpected),
+            (b"\x16\x02", Flaw::Version),
+            (b"\x16\x03\x01\x00\x05\x02", Flaw::Unexpected),
+            (b"\x16\x03\x01\x00\x00", Flaw::Unexpected),
+            (b"\x16\x03\x01\x40\x01", Flaw::Overflow),
+            (b"\x15\x03\x01\x00\x02\x02\x28", Flaw::Unexpected),
         ] {
-            assert_eq!(parse(other), Parsed::NotHello, "{}", other.escape_ascii());
+            let shown = other.escape_ascii();
+            assert_eq!(parse(other), Parsed::NotHello(flaw), "{shown}");
         }
         assert_eq!(parse(b""), Parsed::Partial);
     }
@@ -365,14 +390,9 @@ mod tests {
         let no_list = extension(ALPN, &vector_u16(&[]));
         for extensions in [wrong_name, other_name, no_protocol, no_list, vec![0, 0, 9]] {
             let input = records(&hello_with(&extensions), 1 << 14);
-            assert_eq!(parse(&input), Parsed::NotHello, "{extensions:?}");
+            let damaged = Parsed::NotHello(Flaw::Damaged);
+            assert_eq!(parse(&input), damaged, "{extensions:?}");
         }
-    }
-
-    #[test]
-    fn empty_records_end() {
-        let input = [HANDSHAKE, 3, 1, 0, 0].repeat(1_000);
-        assert_eq!(parse(&input), Parsed::Partial);
     }
 
     proptest! {

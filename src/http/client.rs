@@ -15,7 +15,7 @@ use h2::Reason;
 
 use crate::base::clock;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
-use crate::tls::Transport;
+use crate::tls::{Broken, Transport};
 
 use super::h2::stream::Stream;
 
@@ -316,12 +316,28 @@ impl Client {
         };
         let opened = tls.open(received, &mut self.input);
         self.closed |= opened.is_err() || tls.is_closed();
-        if let Err(broken) = opened
-            && matches!(self.sending, Sending::None)
-            && let Link::Socket(sock) = &self.link
-        {
-            self.sending = Sending::Bytes(sock.send(tls.seal_alert(broken)));
+        if tls.has_answer() {
+            self.answer();
         }
+    }
+
+    /// Sends what TLS has to say by itself, if nothing else is being sent. Otherwise it leaves with
+    /// the next records, or at the end.
+    #[cold]
+    fn answer(&mut self) {
+        if !self.sent() {
+            return;
+        }
+        if let Link::Socket(sock) = &self.link
+            && let Some(wire) = self.tls.as_mut().and_then(|tls| tls.seal_answer())
+        {
+            self.sending = Sending::Bytes(sock.send(wire));
+        }
+    }
+
+    /// Why its TLS cannot go on, if it cannot.
+    pub fn broken(&self) -> Option<Broken> {
+        self.tls.as_ref().and_then(|tls| tls.broken())
     }
 
     /// Polls for the end of the connection while something else is awaited. Data that arrives
@@ -561,8 +577,14 @@ impl Client {
             return;
         };
         self.set_deadline(Some(clock::now_ms() + END_TIMEOUT_MS));
-        if let Link::Socket(sock) = &self.link {
-            let _ = sock.send(tls.seal_close()).await;
+        let wire = match tls.broken() {
+            None => tls.seal_close(),
+            Some(_) => tls.seal_answer().unwrap_or_default(),
+        };
+        if let Link::Socket(sock) = &self.link
+            && !wire.is_empty()
+        {
+            let _ = sock.send(wire).await;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::base::places::Places;
 use crate::observe::Level;
 use crate::ring::{Chunk, Expect, Recv, Socket};
 use crate::ssl::Secured;
-use crate::tls::Transport;
+use crate::tls::{Broken, Transport};
 
 use super::body::{self, RequestBody};
 use super::client::Client;
@@ -264,6 +264,7 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> After {
         match next_request(&mut ex, &mut client, &place, idle_deadline.take()).await {
             Next::Request => {}
             Next::Close => {
+                tell_broken(&ex, &client);
                 // Closing a socket whose last answer is still on its way would take that along.
                 let _ = client.flush().await;
                 client.say_end().await;
@@ -281,9 +282,25 @@ async fn work(place: Place, parked: Parked, chunk: Option<Chunk>) -> After {
         realip::restore(&mut ex);
         ex.limit_conn.clear();
         if !after(&mut ex, &mut client, finish).await {
+            tell_broken(&ex, &client);
             return After::Over;
         }
     }
+}
+
+/// Logs why the client's TLS cannot go on, if it cannot.
+fn tell_broken(ex: &Exchange, client: &Client) {
+    let Some(broken) = client.broken() else {
+        return;
+    };
+    let (mut reason, doing) = (broken.reason().to_owned(), ex.doing);
+    if let Broken::Alert(number) = broken {
+        reason += &format!(":SSL alert number {number}");
+    }
+    ex.log(
+        Level::Info,
+        format_args!("SSL_read() failed (SSL: {reason}) while {doing}"),
+    );
 }
 
 /// The end of a parked connection whose client is told so.

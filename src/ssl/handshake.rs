@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rustls::pki_types::UnixTime;
 
 use super::{Conf, Secure, Secured};
-use crate::base::client_hello::{self, Parsed};
+use crate::base::client_hello::{self, Flaw, Parsed};
 use crate::observe::os_error;
 use crate::tls::{Established, Handshake, Progress, Server, Transport, x509};
 
@@ -91,8 +91,11 @@ const HELLO_MAX: usize = 32 << 10;
 /// The first byte of a TLS record with a handshake message.
 const HANDSHAKE: u8 = 22;
 
-/// A fatal alert in plain text: nobody is here under this name.
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+/// The least version that is spoken, as on the wire.
+const TLS_1_2: [u8; 2] = [3, 3];
+
+/// A fatal alert: nobody is here under this name.
+const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Reads the ClientHello, which stays in the input.
 ///
@@ -108,20 +111,36 @@ pub async fn hello(wire: &mut impl Wire) -> Result<Hello, Failed> {
             return Ok(Hello::Plain);
         }
         match client_hello::parse(input) {
+            Parsed::Hello(hello) if hello.version < TLS_1_2 => {
+                return refuse(wire, 70, "unsupported protocol").await;
+            }
             Parsed::Hello(hello) => {
                 let name = String::from_utf8_lossy(&hello.server_name).into_owned();
                 if name.contains(['/', '\0']) || name.starts_with('.') {
-                    return Err(Failed::because("bad server name"));
+                    return refuse(wire, UNRECOGNIZED_NAME, "bad server name").await;
                 }
                 return Ok(Hello::Tls { name });
             }
-            Parsed::NotHello => return Err(Failed::because("no ClientHello")),
+            Parsed::NotHello(flaw) => {
+                return match flaw {
+                    Flaw::Version => refuse(wire, 70, "wrong version number").await,
+                    Flaw::Unexpected => refuse(wire, 10, "unexpected message").await,
+                    Flaw::Overflow => refuse(wire, 22, "record too large").await,
+                    Flaw::Damaged => refuse(wire, 50, "ClientHello cannot be decoded").await,
+                };
+            }
             Parsed::Partial if input.len() > HELLO_MAX => {
-                return Err(Failed::because("ClientHello too large"));
+                return refuse(wire, 47, "ClientHello too large").await;
             }
             Parsed::Partial => more(wire).await?,
         }
     }
+}
+
+/// Ends a handshake that has not begun, with an alert (RFC 8446, 6.2).
+async fn refuse<T>(wire: &mut impl Wire, alert: u8, why: &str) -> Result<T, Failed> {
+    let _ = wire.send(vec![21, 3, 3, 0, 2, 2, alert]).await;
+    Err(Failed::because(why))
 }
 
 /// Makes the handshake as a server wants it that the client knows by this name. `s` is who is
@@ -169,8 +188,7 @@ pub async fn accept_as<S: Secure>(
 /// The handshake from the ClientHello to the client's last word.
 async fn shake(wire: &mut impl Wire, server: &Server, name: &str) -> Result<Begun, Failed> {
     if server.reject {
-        let _ = wire.send(UNRECOGNIZED_NAME.to_vec()).await;
-        return Err(Failed::because("handshake rejected"));
+        return refuse(wire, UNRECOGNIZED_NAME, "handshake rejected").await;
     }
     let mut handshake = Handshake::new(server, name).map_err(Failed::because)?;
     loop {

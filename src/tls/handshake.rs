@@ -8,11 +8,11 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, ReadEarlyData, UnbufferedConnectionCommon,
     UnbufferedStatus,
 };
-use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
+use rustls::{AlertDescription, CommonState, Error, HandshakeKind, ProtocolVersion};
 
 use super::cipher;
 use super::notes::{self, Notes};
-use super::record::{Keys, Records};
+use super::record::{self, Keys, Records};
 use super::server::Server;
 
 /// A handshake under way.
@@ -265,14 +265,19 @@ enum Step {
 
 /// Goes on with what was received: takes from `input` what it has used, and appends to `out` what
 /// is to be sent, an alert on failure included.
+///
+/// rustls sees one record after the other, and none behind the handshake's last: those are for our
+/// own record layer.
 pub(super) fn drive<S: Side>(
     conn: &mut UnbufferedConnectionCommon<S>,
     unread: &mut Unread,
     input: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> Result<Progress, Error> {
+    let mut shown = next_end(input, 0);
+    let start = out.len();
     loop {
-        let status = S::process(conn, input);
+        let status = S::process(conn, &mut input[..shown]);
         let discard = status.discard;
         let step = match status.state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
@@ -303,20 +308,32 @@ pub(super) fn drive<S: Side>(
             Err(error) => Err(error),
         };
         input.drain(..discard);
+        shown -= discard;
         match step {
             Ok(Step::GoOn) => {}
+            Ok(Step::Done) if !conn.is_handshaking() => return Ok(Progress::Done),
+            Ok(Step::Waits | Step::Done) if !unread.closed && shown < input.len() => {
+                shown = next_end(input, shown);
+            }
             Ok(Step::Waits) if unread.closed => {
                 return Err(Error::AlertReceived(AlertDescription::CloseNotify));
             }
-            Ok(Step::Waits) => return Ok(Progress::Waits),
-            Ok(Step::Done) if conn.is_handshaking() => return Ok(Progress::Waits),
-            Ok(Step::Done) => return Ok(Progress::Done),
+            Ok(Step::Waits | Step::Done) => return Ok(Progress::Waits),
             Err(error) => {
                 last_words(conn, out);
+                if out.len() == start {
+                    alert(conn, &error, out);
+                }
                 return Err(error);
             }
         }
     }
+}
+
+/// The end of the record that begins here, or of all there is of it.
+fn next_end(input: &[u8], start: usize) -> usize {
+    let length = record::wire_len(&input[start..]).unwrap_or(input.len());
+    input.len().min(start + length)
 }
 
 /// The alert that rustls has left after a failure. It is asked only as long as there is one: it
@@ -328,6 +345,20 @@ fn last_words<S: Side>(conn: &mut UnbufferedConnectionCommon<S>, out: &mut Vec<u
             _ => return,
         }
     }
+}
+
+/// An alert where rustls leaves none: it does not for a message that is too long. Once TLS 1.3 is
+/// agreed upon alerts are encrypted, and nobody but rustls could.
+fn alert(conn: &CommonState, error: &Error, out: &mut Vec<u8>) {
+    if conn.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+        return;
+    }
+    let alert = match error {
+        Error::AlertReceived(_) => return,
+        Error::InvalidMessage(_) => AlertDescription::DecodeError,
+        _ => AlertDescription::UnexpectedMessage,
+    };
+    out.extend_from_slice(&[21, 3, 3, 0, 2, 2, alert.into()]);
 }
 
 fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) {

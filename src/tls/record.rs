@@ -33,13 +33,25 @@ const SEALED_MAX: u64 = 1 << 23;
 /// Alerts that are only warnings, one after the other, that are put up with.
 const WARNINGS_MAX: u8 = 4;
 
+/// New keys and records with nothing in them, one after the other, that are put up with, as in
+/// OpenSSL: each costs us more than the peer.
+const IDLE_MAX: u8 = 32;
+
+/// New handshakes that a peer of TLS 1.2 may ask for in vain.
+const REFUSALS_MAX: u8 = 4;
+
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
+const HELLO_REQUEST: u8 = 0;
+const CLIENT_HELLO: u8 = 1;
 const KEY_UPDATE: u8 = 24;
 const NEW_SESSION_TICKET: u8 = 4;
+
+/// An alert that is a warning.
+const NO_RENEGOTIATION: u8 = 100;
 
 /// Why a connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +83,7 @@ impl fmt::Display for Broken {
 }
 
 const UNEXPECTED: Broken = Broken::Ours(10, "unexpected message");
+const FLOOD: Broken = Broken::Ours(10, "too many records without data");
 const BAD_MAC: Broken = Broken::Ours(20, "decryption failed or bad record mac");
 const OVERFLOW: Broken = Broken::Ours(22, "record too large");
 const DECODE: Broken = Broken::Ours(50, "message cannot be decoded");
@@ -115,8 +128,13 @@ pub struct Records {
     message: Vec<u8>,
     /// The peer wants our keys changed with the next record.
     owes_update: bool,
+    /// The peer wants a new handshake, and is to be told that it gets none.
+    owes_refusal: bool,
     closed: bool,
     warnings: u8,
+    /// New keys and empty records since the last data.
+    idle: u8,
+    refusals: u8,
 }
 
 impl Records {
@@ -144,8 +162,11 @@ impl Records {
             begun: Vec::new(),
             message: Vec::new(),
             owes_update: false,
+            owes_refusal: false,
             closed: false,
             warnings: 0,
+            idle: 0,
+            refusals: 0,
         })
     }
 
@@ -230,7 +251,10 @@ impl Records {
             return Err(OVERFLOW);
         }
         if kind == APPLICATION_DATA && self.message.is_empty() {
-            self.warnings = 0;
+            if plain.len() == start {
+                return self.count_idle();
+            }
+            (self.warnings, self.idle) = (0, 0);
             return Ok(());
         }
         let content = plain.split_off(start);
@@ -297,8 +321,11 @@ impl Records {
     /// Messages that may come after the handshake; there are none in TLS 1.2, where a new
     /// handshake is refused.
     fn take_handshake(&mut self, content: &[u8]) -> Result<(), Broken> {
-        if self.keys.is_none() || content.is_empty() {
+        if content.is_empty() {
             return Err(UNEXPECTED);
+        }
+        if self.keys.is_none() {
+            return self.refuse_handshake(content[0]);
         }
         if self.message.len() + content.len() > MESSAGE_MAX {
             return Err(OVERFLOW);
@@ -330,8 +357,28 @@ impl Records {
         Ok(())
     }
 
+    /// A peer that wants a new handshake is warned that it gets none (RFC 5246, 7.2.2); it may go
+    /// on without.
+    fn refuse_handshake(&mut self, message: u8) -> Result<(), Broken> {
+        if !matches!(message, HELLO_REQUEST | CLIENT_HELLO) || self.refusals == REFUSALS_MAX {
+            return Err(UNEXPECTED);
+        }
+        self.refusals += 1;
+        self.owes_refusal = true;
+        Ok(())
+    }
+
+    fn count_idle(&mut self) -> Result<(), Broken> {
+        self.idle += 1;
+        if self.idle > IDLE_MAX {
+            return Err(FLOOD);
+        }
+        Ok(())
+    }
+
     fn take_key_update(&mut self, body: &[u8]) -> Result<(), Broken> {
         const ILLEGAL_PARAMETER: u8 = 47;
+        self.count_idle()?;
         match body {
             [0] => {}
             [1] => self.owes_update = true,
@@ -346,10 +393,18 @@ impl Records {
         Ok(())
     }
 
+    /// Whether there is something to say to the peer that does not wait for data.
+    pub fn has_answer(&self) -> bool {
+        self.owes_refusal
+    }
+
     /// Appends the records with these bytes to `wire`.
     pub fn seal(&mut self, plain: &[u8], wire: &mut Vec<u8>) {
         if self.owes_update || self.sealing.sequence >= SEALED_MAX {
             self.update_sealing(wire);
+        }
+        if std::mem::take(&mut self.owes_refusal) {
+            self.seal_record(ALERT, &[1, NO_RENEGOTIATION], wire);
         }
         let records = plain.len().div_ceil(self.record_max);
         wire.reserve(plain.len() + records * (HEADER_LEN + EXPLICIT_LEN + TAG_LEN + 1));
@@ -492,7 +547,7 @@ fn aad_12(sequence: u64, kind: u8, length: usize) -> [u8; 13] {
 }
 
 /// Length of the record that begins here, if its header is there.
-fn wire_len(bytes: &[u8]) -> Option<usize> {
+pub(super) fn wire_len(bytes: &[u8]) -> Option<usize> {
     let length = u16::from_be_bytes([*bytes.get(3)?, *bytes.get(4)?]);
     Some(HEADER_LEN + usize::from(length))
 }

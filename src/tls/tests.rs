@@ -169,6 +169,31 @@ fn keys_are_updated_when_the_client_asks() {
 }
 
 #[test]
+fn new_keys_and_empty_records_come_with_data() {
+    let (certified, own) = certified();
+    let server = Server::new(Settings::new(vec![certified])).unwrap();
+    let config = Arc::new(client(&own));
+    let mut pair = connect(&server, &config).unwrap();
+    let mut plain = Vec::new();
+    for round in 0..100 {
+        pair.client.refresh_traffic_keys().unwrap();
+        if round % 20 == 0 {
+            pair.client.writer().write_all(b"data").unwrap();
+        }
+        let mut wire = std::mem::take(&mut pair.input);
+        pair.client.write_tls(&mut wire).unwrap();
+        pair.server.records.open(&wire, &mut plain).unwrap();
+    }
+    let broken = (0..40).find_map(|_| {
+        pair.client.refresh_traffic_keys().unwrap();
+        let mut wire = Vec::new();
+        pair.client.write_tls(&mut wire).unwrap();
+        pair.server.records.open(&wire, &mut plain).err()
+    });
+    assert!(matches!(broken, Some(Broken::Ours(10, _))), "{broken:?}");
+}
+
+#[test]
 fn damaged_records_end_the_connection() {
     let (certified, own) = certified();
     let server = Server::new(Settings::new(vec![certified])).unwrap();
@@ -396,14 +421,46 @@ fn garbage_instead_of_records_never_panics() {
                 break;
             }
         }
-        // And instead of a handshake.
-        let mut handshake = Handshake::new(&server, "").unwrap();
-        let mut hello = Vec::new();
+    }
+}
+
+#[test]
+fn damaged_handshakes_end_with_an_alert() {
+    let (certified, own) = certified();
+    let server = Server::new(Settings::new(vec![certified])).unwrap();
+    let config = Arc::new(client(&own));
+    let mut rng = fastrand::Rng::with_seed(3);
+    for _ in 0..200 {
         let name = ServerName::try_from("localhost").unwrap();
         let mut client = ClientConnection::new(Arc::clone(&config), name).unwrap();
-        client.write_tls(&mut hello).unwrap();
-        let at = rng.usize(..hello.len());
-        hello[at] = rng.u8(..);
-        let _ = handshake.advance(&mut hello, &mut Vec::new());
+        let mut handshake = Handshake::new(&server, "localhost").unwrap();
+        let mut out = Vec::new();
+        let mut flight = Vec::new();
+        client.write_tls(&mut flight).unwrap();
+        // The ClientHello, or what the client says at the end.
+        let is_hello = rng.bool();
+        if !is_hello {
+            handshake.advance(&mut flight, &mut out).unwrap();
+            let mut sent = &out[..];
+            client.read_tls(&mut sent).unwrap();
+            client.process_new_packets().unwrap();
+            client.write_tls(&mut flight).unwrap();
+            out.clear();
+        }
+        let at = rng.usize(..flight.len());
+        flight[at] ^= 1 << rng.u8(..8);
+        let mut input = Vec::new();
+        for piece in flight.chunks(rng.usize(1..200)) {
+            input.extend_from_slice(piece);
+            match handshake.advance(&mut input, &mut out) {
+                Ok(Progress::Waits) => {}
+                Ok(Progress::Done) => break,
+                Err(error) => {
+                    let is_plain = matches!(out[..], [.., 21, 3, 3, 0, 2, 2, _]);
+                    assert!(is_plain || !is_hello, "{error} {out:?}");
+                    break;
+                }
+            }
+        }
     }
 }

@@ -6,6 +6,9 @@ use super::record::{Broken, Records};
 pub struct Transport {
     records: Records,
     wire: Vec<u8>,
+    broken: Option<Broken>,
+    /// The peer knows why it is broken.
+    has_told: bool,
 }
 
 /// A buffer above this is not kept for the next records: what 64 KiB take as records.
@@ -14,7 +17,12 @@ const KEPT_BYTES_MAX: usize = 65 << 10;
 impl Transport {
     /// With records in `wire` that are to leave before everything else.
     pub fn new(records: Records, wire: Vec<u8>) -> Box<Transport> {
-        Box::new(Transport { records, wire })
+        Box::new(Transport {
+            records,
+            wire,
+            broken: None,
+            has_told: false,
+        })
     }
 
     /// Opens what was received and appends it to `plain`. See [`Records::open`].
@@ -22,7 +30,27 @@ impl Transport {
     /// # Errors
     /// The stream is broken; [`Transport::seal_alert`] has what is to be sent then.
     pub fn open(&mut self, received: &[u8], plain: &mut Vec<u8>) -> Result<(), Broken> {
-        self.records.open(received, plain)
+        let opened = self.records.open(received, plain);
+        self.broken = self.broken.or(opened.err());
+        opened
+    }
+
+    /// Why the stream is broken, if it is.
+    pub fn broken(&self) -> Option<Broken> {
+        self.broken
+    }
+
+    /// Whether there is something to send without being asked, see [`Transport::seal_answer`].
+    pub fn has_answer(&self) -> bool {
+        self.records.has_answer() || self.broken.is_some() && !self.has_told
+    }
+
+    /// The records to send without being asked: an alert of ours.
+    pub fn seal_answer(&mut self) -> Option<Vec<u8>> {
+        match self.broken {
+            Some(broken) if !self.has_told => Some(self.seal_alert(broken)),
+            _ => self.records.has_answer().then(|| self.seal(&[])),
+        }
     }
 
     /// See [`Records::begun`].
@@ -53,6 +81,7 @@ impl Transport {
     /// The records to send before a connection is closed that the peer has broken; empty if it
     /// says so itself.
     pub fn seal_alert(&mut self, broken: Broken) -> Vec<u8> {
+        self.has_told = true;
         let mut wire = std::mem::take(&mut self.wire);
         match broken {
             Broken::Ours(alert, _) => self.records.seal_alert(alert, &mut wire),

@@ -60,6 +60,7 @@ mod stream_udp;
 mod stream_upstream;
 mod stream_variables;
 mod tidy;
+mod tls_bad_input;
 mod tls_client_certificate;
 mod tls_ocsp;
 mod tls_server;

@@ -90,7 +90,7 @@ pub async fn run(s: &mut Session, client: &mut Client) -> std::result::Result<()
                 s.hello = Some(Box::new(hello));
                 break;
             }
-            Parsed::NotHello => break,
+            Parsed::NotHello(_) => break,
             Parsed::Partial if seen == size => {
                 s.log(Level::Error, format_args!("preread buffer full"));
                 return Err(400);

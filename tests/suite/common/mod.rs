@@ -14,6 +14,7 @@ pub mod h2_client;
 pub mod load;
 pub mod ocsp;
 pub mod ports;
+pub mod records;
 pub mod server;
 pub mod tls;
 pub mod tls_front;
