@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::common::h2_backend::{GRPC, map, send};
+use crate::common::tls::Identity;
 use crate::common::*;
 
 fn gateway(backend: &H2Backend) -> Server {
@@ -278,4 +279,71 @@ fn addresses_that_are_none() {
             "{pass}: {said}"
         );
     }
+}
+
+#[test]
+fn over_tls() {
+    if skip_on_nginx("1.22 has no ssl_alpn in stream, which stands for a server with TLS here") {
+        return;
+    }
+    let b = H2Backend::start(|mut call| async move {
+        let message = call.whole().await;
+        call.grpc(message, "0").await;
+    });
+    let own = Identity::new(&["grpc.test"]);
+    let s = Setup::full(
+        "events {}
+        stream {
+            log_format alpn '$ssl_alpn_protocol $ssl_server_name';
+            server {
+                listen 127.0.0.1:%%P1%% ssl;
+                ssl_certificate c.pem;
+                ssl_certificate_key k.pem;
+                ssl_alpn h2;
+                access_log %%DIR%%/tls.log alpn;
+                proxy_pass 127.0.0.1:%%H0%%;
+            }
+        }
+        http {
+            %%HTTP%%
+            upstream servers { server 127.0.0.1:%%P1%%; keepalive_timeout 100ms; }
+            server {
+                listen 127.0.0.1:%%P0%%;
+                grpc_ssl_server_name on;
+                grpc_ssl_verify on;
+                grpc_ssl_trusted_certificate c.pem;
+                location / { grpc_pass grpcs://servers; grpc_ssl_name grpc.test; }
+                location /wrong { grpc_pass grpcs://servers; grpc_ssl_name other.test; }
+                location /https {
+                    proxy_pass https://servers;
+                    proxy_http_version 2;
+                    proxy_ssl_name grpc.test;
+                    proxy_ssl_server_name on;
+                }
+            }
+        }",
+    )
+    .value("H0", b.port)
+    .file("c.pem", own.cert)
+    .file("k.pem", own.key)
+    .start();
+    for _ in 0..3 {
+        let r = s.request(post("/a/B", "", b"abc"));
+        assert_eq!((r.status, r.text().as_str()), (200, "abc"));
+    }
+    assert_eq!(b.connections(), 1);
+    assert_eq!(b.last().uri.to_string(), "https://servers/a/B");
+    let body = Rng(9).bytes(700_000);
+    let r = s.request(post("/a/Large", "", &body));
+    assert_eq!(hash(&r.body), hash(&body));
+    assert_eq!(s.request(post("/wrong", "", b"abc")).status, 502);
+    s.wait_for_text(
+        "error.log",
+        "upstream SSL certificate does not match \"other.test\"",
+    );
+    assert_eq!(s.request(post("/https", "", b"abc")).text(), "abc");
+    wait_for("the end of idle connections", || b.open() == 0);
+    let mut sessions = s.lines("tls.log", 3);
+    sessions.sort();
+    assert_eq!(sessions, ["h2 grpc.test", "h2 grpc.test", "h2 other.test"]);
 }

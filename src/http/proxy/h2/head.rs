@@ -48,7 +48,10 @@ pub fn request(
     uri.path_and_query = Some(path);
     match authority.map(|name: Bytes| (Authority::from_maybe_shared(name.clone()), name)) {
         Some((Ok(authority), _)) => {
-            uri.scheme = Some(Scheme::HTTP);
+            uri.scheme = Some(match ex.proxy_scheme.is_secure() {
+                true => Scheme::HTTPS,
+                false => Scheme::HTTP,
+            });
             uri.authority = Some(authority);
             *request.version_mut() = Version::HTTP_2;
         }
