@@ -90,15 +90,6 @@ impl RequestBody {
         }
     }
 
-    /// Whether it is known that the piece taken last was the last one. It is taken note of then.
-    pub fn take_end(&mut self) -> bool {
-        let has_ended = matches!(self, RequestBody::Length(0));
-        if has_ended {
-            *self = RequestBody::None;
-        }
-        has_ended
-    }
-
     /// Whether bytes of it are still to be read from the client.
     pub fn is_unread(&self) -> bool {
         matches!(
@@ -193,6 +184,19 @@ pub fn poll_piece(
         }
         client.input.extend_from_slice(&chunk);
     }
+}
+
+/// Whether it is known that the piece taken last was the last one. It is taken note of then.
+pub fn has_ended(ex: &mut Exchange, client: &Client) -> bool {
+    let has_ended = match ex.request.body {
+        RequestBody::Length(0) => true,
+        RequestBody::Open { .. } => client.has_ended(),
+        _ => false,
+    };
+    if has_ended {
+        ex.request.body = RequestBody::None;
+    }
+    has_ended
 }
 
 /// Counts a piece of a body that has no length of its own.

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use h2::Reason;
+use http::HeaderMap;
 
 use crate::base::clock;
 use crate::ring::{Chunk, Class, Expect, Recv, Send, Socket};
@@ -482,6 +483,16 @@ impl Client {
         if let Link::Stream(stream) = &mut self.link {
             stream.send_last(Vec::new(), None);
         }
+    }
+
+    /// Whether it is known that the body of the request has come to its end.
+    pub fn has_ended(&self) -> bool {
+        matches!(&self.link, Link::Stream(stream) if stream.has_ended())
+    }
+
+    /// What came behind the body of the request.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.stream_mut()?.take_trailers()
     }
 
     /// The buffer kept for the next output, if it is not in use. Never waits.

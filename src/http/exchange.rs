@@ -208,6 +208,8 @@ pub struct Response {
     pub upstream: ResponseHead,
     /// What the upstream sent after its body (`$upstream_trailer_…`); empty until then.
     pub trailers: Fields,
+    /// They are passed on to the client.
+    pub passes_trailers: bool,
     /// The fields to send, except those that the encoder writes itself (Server, Date,
     /// Content-Type, Content-Length, Connection, Transfer-Encoding …).
     pub fields: Vec<Field>,
@@ -336,6 +338,14 @@ impl Response {
         }
     }
 
+    /// Names and values of the trailers for the client.
+    pub fn passed_trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let fields = self.trailers.iter().filter(|_| self.passes_trailers);
+        fields
+            .filter(|field| !field.token.forbidden_in_trailer())
+            .map(|field| (field.name.of(&self.buf), field.value.of(&self.buf)))
+    }
+
     /// Sets the Content-Type to send.
     pub fn set_content_type(&mut self, value: &[u8]) {
         self.content_type = Some(self.store(value));
@@ -369,6 +379,7 @@ impl Response {
         self.fields.clear();
         self.content_type = None;
         self.content_length = None;
+        self.passes_trailers = false;
         self.chunked = false;
         self.keep_server = false;
         self.keep_date = false;

@@ -291,8 +291,9 @@ impl Output {
         }
         let whole = complete && !matches!(self.framing, Framing::Length(1..));
         if whole && self.framing == Framing::Chunked {
-            chunked::write_last(std::iter::empty(), &mut self.out);
-            ex.response.bytes_sent += 5;
+            let before = self.out.len();
+            chunked::write_last(ex.response.passed_trailers(), &mut self.out);
+            ex.response.bytes_sent += (self.out.len() - before) as u64;
         }
         if !whole {
             ex.keepalive = false;

@@ -31,6 +31,7 @@ fn unary_over_http_1() {
     assert_eq!(r.status, 200);
     assert_eq!(r.header("content-type"), Some("application/grpc"));
     assert_eq!(r.body, b"\0\0\0\0\x04ping");
+    assert_eq!(r.trailers, [("grpc-status".to_owned(), "0".to_owned())]);
     let seen = b.last();
     assert_eq!(seen.header("te"), Some("trailers"));
     assert_eq!(seen.header("content-type"), Some("application/grpc"));
@@ -134,7 +135,7 @@ fn messages_pass_as_they_come() {
         client.take_until(&format!("{word}\r\n"));
     }
     client.send("0\r\n\r\n");
-    client.take_until("0\r\n");
+    client.take_until("0\r\ngrpc-status: 0\r\n\r\n");
 }
 
 #[test]

@@ -79,3 +79,23 @@ fn hop_by_hop_fields_of_answers_stay_behind() {
         }
     }
 }
+
+#[test]
+fn trailers_pass_where_that_is_wanted() {
+    if skip_on_nginx("1.22 has no proxy_pass_trailers") {
+        return;
+    }
+    let b = Backend::http(|_| ANSWER.into());
+    let s = http(
+        "server {
+            listen 127.0.0.1:%%P0%%;
+            location / { proxy_pass http://127.0.0.1:%%B0%%; }
+            location /on { proxy_pass http://127.0.0.1:%%B0%%; proxy_pass_trailers on; }
+        }",
+        &[&b],
+    );
+    assert_eq!(s.get("/").trailers, []);
+    let r = s.get("/on");
+    assert_eq!(r.text(), "body");
+    assert_eq!(r.trailers, [("X-Sum".to_owned(), "42".to_owned())]);
+}

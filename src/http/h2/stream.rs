@@ -6,7 +6,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
@@ -274,6 +274,15 @@ impl Stream {
     /// Whether the request's body has been read to its end.
     pub fn has_ended(&self) -> bool {
         self.recv.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+
+    /// The fields behind the request's body, which has been read.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.recv.as_mut()?.poll_trailers(&mut cx) {
+            Poll::Ready(Ok(trailers)) => trailers,
+            _ => None,
+        }
     }
 
     /// Ready when nobody waits for a response any more.

@@ -34,6 +34,7 @@ pub struct Raw {
     hide_headers: Option<Vec<Word>>,
     pass_request_headers: Option<bool>,
     pass_request_body: Option<bool>,
+    pass_trailers: Option<bool>,
     method: Option<Word>,
     set_body: Option<Word>,
     http_version: Option<HttpVersion>,
@@ -153,6 +154,8 @@ pub struct Conf {
     pub pass_request_headers: bool,
     /// `proxy_pass_request_body`.
     pub pass_request_body: bool,
+    /// `proxy_pass_trailers`; with `grpc_pass` always.
+    pub pass_trailers: bool,
     /// `proxy_method`.
     pub method: Option<Template<Exchange>>,
     /// `proxy_set_body`.
@@ -251,7 +254,7 @@ impl Raw {
         self.ssl.inherit(&parent.ssl);
         inherit!(self, parent;
             set_headers, pass_headers, hide_headers, pass_request_headers, pass_request_body,
-            method, set_body, http_version, intercept_errors, ignore_client_abort,
+            pass_trailers, method, set_body, http_version, intercept_errors, ignore_client_abort,
             ignore_headers, bind, buffering, buffer_size, buffers, busy_buffers_size,
             request_buffering, max_temp_file_size, temp_file_write_size, temp_path, limit_rate,
             socket_keepalive, connect_timeout, send_timeout, read_timeout, next_upstream,
@@ -291,6 +294,7 @@ impl Raw {
             pass_date: passed("date"),
             pass_request_headers: self.pass_request_headers.unwrap_or(true),
             pass_request_body: self.pass_request_body.unwrap_or(true),
+            pass_trailers: self.pass_trailers.unwrap_or(is_grpc),
             method,
             set_body,
             http_version: self.http_version_of(side),

@@ -507,6 +507,7 @@ async fn deliver<'c>(
         return Err(Outcome::Answer(Reply::status(status)));
     }
     head::take_response(ex, conf);
+    ex.response.passes_trailers = conf.pass_trailers;
     let sent = relay::run(ex, client, conf, slot, group).await;
     sent.map_err(Outcome::Finished)
 }

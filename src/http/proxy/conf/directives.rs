@@ -167,6 +167,9 @@ pub const ROWS: &[Row<Scope>] = &[
     })
     .default("on")
     .doc("Pass the client's body to the upstream."),
+    R::flag("proxy_pass_trailers", HSL, |s| &mut s.proxy.pass_trailers)
+        .default("off")
+        .doc("Pass the trailers of the upstream's response to the client."),
     R::word("proxy_method", HSL, |s| &mut s.proxy.method)
         .doc("Method of the request to the upstream."),
     R::word("proxy_set_body", HSL, |s| &mut s.proxy.set_body)

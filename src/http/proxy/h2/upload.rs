@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
+use http::HeaderMap;
 
 use crate::base::clock;
 use crate::http::body::{self, BodyError, RequestBody};
@@ -64,6 +65,8 @@ pub struct Upload {
     piece: Bytes,
     /// Nothing comes after `piece`.
     is_last: bool,
+    /// What comes behind the last piece.
+    trailers: Option<HeaderMap>,
     blocked: Blocked,
     /// Bytes handed to `h2`.
     sent: u64,
@@ -79,6 +82,7 @@ impl Upload {
             source: Source::Nowhere,
             piece: Bytes::new(),
             is_last: true,
+            trailers: None,
             blocked: Blocked::No,
             sent: 0,
             kept: None,
@@ -213,7 +217,10 @@ impl Upload {
             }
             (Source::Client, _) => {
                 let piece = ready!(body::poll_piece(cx, ex, client))?;
-                self.is_last = piece.is_none() || ex.request.body.take_end();
+                self.is_last = piece.is_none() || body::has_ended(ex, client);
+                if self.is_last {
+                    self.trailers = client.take_trailers();
+                }
                 if let Some(piece) = piece {
                     self.keep(&piece);
                     self.piece = Bytes::copy_from_slice(&piece);
@@ -263,8 +270,16 @@ impl Upload {
 
     fn send(&mut self, to: &mut SendStream<Bytes>, data: Bytes, is_end: bool) {
         self.sent += data.len() as u64;
-        let is_refused = to.send_data(data, is_end).is_err();
-        self.is_done = is_end || is_refused;
+        let trailers = self.trailers.take_if(|_| is_end);
+        let sent = match trailers {
+            None => to.send_data(data, is_end),
+            Some(trailers) if data.is_empty() => to.send_trailers(trailers),
+            Some(trailers) => {
+                let sent = to.send_data(data, false);
+                sent.and_then(|()| to.send_trailers(trailers))
+            }
+        };
+        self.is_done = is_end || sent.is_err();
     }
 
     /// Waits, for `timeout_ms` at most unless it has been waiting for the same before.
