@@ -383,6 +383,7 @@ fn listen() -> (SocketAddr, WorkerSocket) {
     let socket = WorkerSocket {
         addr: ListenAddr::Inet(addr),
         fd: listener.into(),
+        number: 0,
     };
     (addr, socket)
 }

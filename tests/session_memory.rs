@@ -108,10 +108,12 @@ fn start(prefix: &Path) -> SocketAddr {
         WorkerSocket {
             addr: ListenAddr::Inet(addr),
             fd: listener.into(),
+            number: 0,
         },
         WorkerSocket {
             addr: ListenAddr::Udp(addr),
             fd: datagrams.into(),
+            number: 0,
         },
     ];
     let (events, told) = crossbeam::channel::unbounded();

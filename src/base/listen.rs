@@ -93,4 +93,6 @@ pub struct WorkerSocket {
     pub addr: ListenAddr,
     /// The worker's own duplicate; it listens already and does not block.
     pub fd: OwnedFd,
+    /// Tells the sockets of one address apart.
+    pub number: usize,
 }

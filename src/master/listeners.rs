@@ -35,9 +35,18 @@ struct Entry {
     spec: ListenSpec,
     sockets: Vec<Socket>,
     inherited: bool,
-    /// Of datagram sockets, which are not shared: the worker that each belongs to, and whether it
-    /// came to it by the last commit.
-    owners: Vec<(usize, bool)>,
+    /// Of datagram sockets, which are not shared: whom each belongs to.
+    owners: Vec<Owner>,
+}
+
+/// Whom a datagram socket belongs to.
+#[derive(Debug)]
+struct Owner {
+    worker: usize,
+    /// It came to the worker by the last commit.
+    is_new: bool,
+    /// The worker that stays and has lost it by the last commit.
+    taken_from: Option<usize>,
 }
 
 /// Sockets opened for a configuration that does not serve yet. Dropping it takes nothing away from
@@ -208,7 +217,7 @@ impl Listeners {
     /// never taken from one socket by two workers, which would tear sessions apart.
     pub fn for_worker(&self, index: usize, workers: usize) -> io::Result<Vec<WorkerSocket>> {
         self.duplicate(|entry, socket| match entry.owners.get(socket) {
-            Some((owner, _)) => *owner == index,
+            Some(owner) => owner.worker == index,
             None => is_share(index, workers, entry.sockets.len(), socket),
         })
     }
@@ -224,14 +233,26 @@ impl Listeners {
         kept: &[ListenAddr],
     ) -> io::Result<Vec<WorkerSocket>> {
         self.duplicate(|entry, socket| {
-            if let Some((owner, is_new)) = entry.owners.get(socket) {
-                return *owner == index && *is_new;
+            if let Some(owner) = entry.owners.get(socket) {
+                return owner.worker == index && owner.is_new;
             }
             let count = entry.sockets.len();
             let is_kept = kept.contains(&entry.spec.addr);
             let had = is_kept && is_share(index, workers_before, count, socket);
             is_share(index, workers, count, socket) && !had
         })
+    }
+
+    /// The sockets that worker `index` is to leave to another since the last commit: address and
+    /// number.
+    pub fn taken_from_worker(&self, index: usize) -> Vec<(ListenAddr, usize)> {
+        let mut taken = Vec::new();
+        for entry in &self.entries {
+            let owners = entry.owners.iter().enumerate();
+            let lost = owners.filter(|(_, owner)| owner.taken_from == Some(index));
+            taken.extend(lost.map(|(number, _)| (entry.spec.addr.clone(), number)));
+        }
+        taken
     }
 
     fn duplicate(&self, wanted: impl Fn(&Entry, usize) -> bool) -> io::Result<Vec<WorkerSocket>> {
@@ -243,6 +264,7 @@ impl Listeners {
                     sockets.push(WorkerSocket {
                         addr: entry.spec.addr.clone(),
                         fd,
+                        number,
                     });
                 }
             }
@@ -309,25 +331,52 @@ impl Listeners {
 }
 
 impl Entry {
-    /// Gives each datagram socket to one of `workers` workers; those that have one keep it.
+    /// Gives each datagram socket to one of `workers` workers. Those that have one keep it, but one
+    /// that has several, since others had ended, leaves them to those without: what is sent there
+    /// begins a new session, which costs fewer of them than one more socket, by whose number the
+    /// kernel would divide all clients anew.
     fn assign(&mut self, workers: usize) {
         if !self.spec.addr.is_udp() {
             return;
         }
         let before = std::mem::take(&mut self.owners);
-        let kept = before.iter().map(|(owner, _)| *owner);
-        let stays: Vec<usize> = kept.clone().filter(|owner| *owner < workers).collect();
-        let mut idle = (0..workers).filter(|worker| !stays.contains(worker));
-        let kept = kept.map(Some).chain(std::iter::repeat(None));
-        self.owners = (0..self.sockets.len())
-            .zip(kept)
-            .map(
-                |(number, owner)| match owner.filter(|owner| *owner < workers) {
-                    Some(owner) => (owner, false),
-                    None => (idle.next().unwrap_or(number % workers), true),
-                },
-            )
-            .collect();
+        let stays = |number: usize| {
+            let owner = before.get(number).map(|owner: &Owner| owner.worker);
+            owner.filter(|worker| *worker < workers)
+        };
+        let mut counts = vec![0_usize; workers];
+        for worker in (0..self.sockets.len()).filter_map(stays) {
+            counts[worker] += 1;
+        }
+        let without_owner = (0..self.sockets.len()).filter(|number| stays(*number).is_none());
+        let idle = counts.iter().filter(|count| **count == 0).count();
+        let mut to_leave = idle.saturating_sub(without_owner.count());
+        let mut owners = Vec::with_capacity(self.sockets.len());
+        for number in 0..self.sockets.len() {
+            let stays = stays(number);
+            let has_several = stays.is_some_and(|worker| counts[worker] > 1);
+            if let Some(worker) = stays.filter(|_| to_leave == 0 || !has_several) {
+                owners.push(Owner {
+                    worker,
+                    is_new: false,
+                    taken_from: None,
+                });
+                continue;
+            }
+            if let Some(worker) = stays {
+                to_leave -= 1;
+                counts[worker] -= 1;
+            }
+            let poorest = (0..workers).min_by_key(|worker| counts[*worker]);
+            let worker = poorest.expect("a gateway has at least one worker");
+            counts[worker] += 1;
+            owners.push(Owner {
+                worker,
+                is_new: true,
+                taken_from: stays,
+            });
+        }
+        self.owners = owners;
     }
 
     /// Applies options that a reload changed; an option the kernel refuses is only reported.
@@ -550,7 +599,7 @@ mod tests {
             options: ListenOptions::default(),
         };
         let mut listeners = Listeners::default();
-        let mut before = 0;
+        let (mut before, mut had) = (0, Vec::new());
         let kept = [spec.addr.clone()];
         // The sockets of each worker, and those of them that are new to it.
         for (workers, all, added) in [
@@ -558,8 +607,11 @@ mod tests {
             (3, &[1, 1, 1], &[0, 0, 1]),
             (1, &[3], &[2]),
             (1, &[3], &[0]),
-            (2, &[3, 0], &[0, 0]),
-            (4, &[3, 1, 0, 0], &[0, 1, 0, 0]),
+            // Workers that come get some of those who have several.
+            (2, &[2, 1], &[0, 1]),
+            (4, &[1, 1, 1, 1], &[0, 0, 1, 1]),
+            (2, &[2, 2], &[1, 1]),
+            (4, &[1, 1, 1, 1], &[0, 0, 1, 1]),
         ] {
             let prepared = listeners.prepare(std::slice::from_ref(&spec), workers);
             listeners.commit(prepared.unwrap());
@@ -569,7 +621,11 @@ mod tests {
                 assert_eq!(found, all[index], "worker {index} of {workers}");
                 let found = listeners.added_for_worker(index, workers, before, &kept);
                 assert_eq!(count(found), added[index], "worker {index} of {workers}");
+                let taken = listeners.taken_from_worker(index).len();
+                let had = if index < before { had[index] } else { 0 };
+                assert_eq!(had + added[index] - taken, all[index]);
             }
+            had = all.to_vec();
             before = workers;
         }
     }

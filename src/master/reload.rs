@@ -113,6 +113,7 @@ impl Master {
                 gateway,
                 added,
                 removed,
+                taken: self.listeners.taken_from_worker(worker.index),
             });
             waiting.push(worker.index);
         }

@@ -29,6 +29,8 @@ pub enum Command {
         added: Vec<WorkerSocket>,
         /// Addresses that are not listened on any longer.
         removed: Vec<ListenAddr>,
+        /// Sockets that another worker has now: their addresses and numbers.
+        taken: Vec<(ListenAddr, usize)>,
     },
     /// End gracefully: requests in flight finish, idle connections close. With `shared`, another
     /// binary accepts from the same sockets: cancel the accepts instead of shutting the sockets

@@ -80,9 +80,11 @@ async fn run(inbox: &Inbox, sockets: Vec<WorkerSocket>, gateway: Arc<Gateway>) -
                     gateway,
                     added,
                     removed,
+                    taken,
                 } => {
                     local.replace(&gateway);
-                    close(&mut doors, |addr| removed.contains(addr), false).await;
+                    close(&mut doors, |door| removed.contains(&door.addr), false).await;
+                    close(&mut doors, |door| door.is_among(&taken), true).await;
                     local.stream.forget_previous();
                     for socket in added {
                         doors.push(Door::open(socket, &local)?);
@@ -174,6 +176,7 @@ async fn woken(wakeup: &File, local: &Local) -> io::Result<bool> {
 /// A listening socket with the task that accepts from it.
 struct Door {
     addr: Rc<ListenAddr>,
+    number: usize,
     shut: Rc<Shut>,
     task: JoinHandle<()>,
 }
@@ -187,7 +190,7 @@ struct Shut {
 
 impl Door {
     fn open(socket: WorkerSocket, local: &Rc<Local>) -> io::Result<Door> {
-        let addr = Rc::new(socket.addr);
+        let (addr, number) = (Rc::new(socket.addr), socket.number);
         let shut = Rc::new(Shut::default());
         let (at, told) = (Rc::clone(&addr), Rc::clone(&shut));
         let task = if addr.is_udp() {
@@ -197,13 +200,23 @@ impl Door {
             let listener = Listener::from_fd(socket.fd)?;
             ring::spawn(accept(listener, at, Rc::clone(local), told))
         };
-        Ok(Door { addr, shut, task })
+        Ok(Door {
+            addr,
+            number,
+            shut,
+            task,
+        })
+    }
+
+    fn is_among(&self, sockets: &[(ListenAddr, usize)]) -> bool {
+        let mut sockets = sockets.iter();
+        sockets.any(|(addr, number)| *addr == *self.addr && *number == self.number)
     }
 }
 
 /// Closes the doors that `which` names. What is queued on them is served first.
-async fn close(doors: &mut Vec<Door>, which: impl Fn(&ListenAddr) -> bool, shared: bool) {
-    let (closing, staying) = doors.drain(..).partition(|door: &Door| which(&door.addr));
+async fn close(doors: &mut Vec<Door>, which: impl Fn(&Door) -> bool, shared: bool) {
+    let (closing, staying) = doors.drain(..).partition(which);
     *doors = staying;
     let closing: Vec<Door> = closing;
     for door in &closing {

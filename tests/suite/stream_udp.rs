@@ -380,6 +380,35 @@ fn nothing_is_lost_over_reloads() {
 }
 
 #[test]
+fn workers_that_come_back_get_datagrams() {
+    if skip_on_nginx("its workers are processes, and all are new after a reload") {
+        return;
+    }
+    let up = UdpBackend::echo("");
+    let conf = |workers: u32| {
+        format!(
+            "%%MODULES%% worker_processes {workers}; events {{}}
+            stream {{ server {{ listen 127.0.0.1:%%P0%% udp; proxy_pass 127.0.0.1:%%U0%%; }} }}"
+        )
+    };
+    let s = Setup::full(&conf(4)).value("U0", up.port).start();
+    for workers in [2, 4, 2, 4] {
+        s.write_conf(&conf(workers));
+        s.reload();
+        let before = s.error_log().len();
+        for client in 0..100 {
+            let text = client.to_string();
+            assert_eq!(UdpClient::to(s.port(0)).ask(&text), text);
+        }
+        let log = s.error_log()[before..].to_owned();
+        let sessions = log.lines().filter(|line| line.contains(" connected to "));
+        // 2026/01/01 00:00:00 [info] process#thread: *1 udp client …
+        let threads: BTreeSet<&str> = sessions.filter_map(|line| line.split(' ').nth(3)).collect();
+        assert_eq!(threads.len(), workers as usize, "{threads:?}");
+    }
+}
+
+#[test]
 fn quit_waits_for_answers() {
     if skip_on_nginx("it waits until a session is silent, and then answers nobody") {
         return;
