@@ -4,6 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use http::{HeaderMap, StatusCode};
+
 use crate::base::clock;
 use crate::observe::Level;
 use crate::ring::{Chunk, Expect, File};
@@ -111,6 +113,9 @@ pub async fn send_continue(ex: &Exchange, client: &mut Client) -> io::Result<()>
         || !client.input.is_empty()
     {
         return Ok(());
+    }
+    if let Some(stream) = client.stream_mut() {
+        return stream.send_interim(StatusCode::CONTINUE, HeaderMap::new());
     }
     let mut out = client.take_out().await?;
     out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");

@@ -478,7 +478,7 @@ impl Client {
         }
     }
 
-    /// Ends a response of which everything is sent, where its end has to be said.
+    /// Ends a stream of which everything is sent.
     pub fn end_response(&mut self) {
         if let Link::Stream(stream) = &mut self.link {
             stream.send_last(Vec::new(), None);
@@ -509,10 +509,7 @@ impl Client {
     /// before the client's next request has come, so waiting would only wake the task twice.
     pub fn send_last(&mut self, out: Vec<u8>) {
         debug_assert!(!self.is_sending());
-        match &mut self.link {
-            Link::Socket(_) => self.start_bytes(out),
-            Link::Stream(stream) => stream.send_last(out, None),
-        }
+        self.start_bytes(out);
     }
 
     /// Waits for the send in flight, if there is one, and takes its buffer back.

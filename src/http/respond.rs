@@ -95,7 +95,13 @@ impl Output {
         let mut output = Self::filtered(ex);
         let (fields, size) = h2::head::fields(ex, output.announced(ex));
         let frame_max = ex.generation.location(ex.location).http2_chunk_size;
-        stream.set_head(ex.response.status, fields, frame_max);
+        // RFC 8441, 5: a tunnel begins as any answer does.
+        let status = if ex.response.status == 101 {
+            200
+        } else {
+            ex.response.status
+        };
+        stream.set_head(status, fields, frame_max);
         ex.response.bytes_sent += size;
         output.out = out;
         Ok(output)
@@ -305,14 +311,16 @@ impl Output {
             return Finish::Truncated;
         }
         ex.response.complete = true;
-        if self.out.len() > SEND_AND_GO_ON || self.rate.is_some() {
-            if self.flush(client).await.is_err() {
-                return Finish::Truncated;
-            }
+        let is_large = self.out.len() > SEND_AND_GO_ON || self.rate.is_some();
+        if is_large && self.flush(client).await.is_err() {
+            return Finish::Truncated;
         }
-        if self.out.is_empty() {
+        if let Some(stream) = client.stream_mut() {
+            let (trailers, size) = h2::head::trailers(ex);
+            ex.response.bytes_sent += size;
+            stream.send_last(self.out, trailers);
+        } else if self.out.is_empty() {
             client.put_out(self.out);
-            client.end_response();
         } else {
             client.send_last(self.out);
         }

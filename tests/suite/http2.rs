@@ -2,7 +2,7 @@
 
 use h2::Reason;
 
-use crate::common::h2_client::{h2c, reason, with_h2};
+use crate::common::h2_client::{h2c, read, reason, with_h2};
 use crate::common::tls::Identity;
 use crate::common::*;
 
@@ -234,5 +234,132 @@ fn a_request_that_is_cancelled_ends_at_the_server_too() {
             lines.iter().any(|line| line.contains("\" 499 ")),
             "{lines:?}"
         );
+    });
+}
+
+#[test]
+fn trailers_reach_the_client() {
+    if skip_on_nginx("1.22 passes no trailers of HTTP/1.1") {
+        return;
+    }
+    let b = Backend::bytes(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
+         5\r\nhello\r\n0\r\nX-Sum: 17\r\n\r\n",
+    );
+    let s = h2c("location / { proxy_http_version 1.1; proxy_pass http://127.0.0.1:%%B0%%; }")
+        .backends(&[&b])
+        .start();
+    with_h2(s.port(0), async |mut h2| {
+        let got = h2.get("/").await;
+        assert_eq!(got.text(), "hello");
+        let trailers = got.trailers.unwrap();
+        assert_eq!(trailers.get("x-sum").unwrap(), "17");
+        assert_eq!(trailers.len(), 1);
+    });
+}
+
+#[test]
+fn websockets_pass_through_extended_connect() {
+    if skip_on_nginx("1.22 has no RFC 8441") {
+        return;
+    }
+    let b = Backend::raw(|mut conn, _| {
+        let head = conn.take_until("\r\n\r\n").to_ascii_lowercase();
+        assert!(head.starts_with("get /chat?x http/1.1\r\n"), "{head}");
+        for line in [
+            "upgrade: websocket",
+            "connection: upgrade",
+            "sec-websocket-version: 13",
+        ] {
+            assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
+        }
+        let key = head.split("sec-websocket-key: ").nth(1).unwrap();
+        assert_eq!(key.find("\r\n"), Some(24), "{head}");
+        conn.send(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+             Sec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: chat\r\n\r\nwelcome",
+        );
+        while let Some(bytes) = conn.try_take(4) {
+            conn.send(bytes);
+        }
+        conn.send("bye");
+    });
+    let s = h2c(
+        "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade;
+         proxy_set_header Connection upgrade;
+         location / { proxy_pass http://127.0.0.1:%%B0%%; } location /no { return 403; }",
+    )
+    .backends(&[&b])
+    .start();
+    with_h2(s.port(0), async |mut h2| {
+        let connect = |path: &str| {
+            let mut request = h2.request("CONNECT", path);
+            request
+                .extensions_mut()
+                .insert(h2::ext::Protocol::from_static("websocket"));
+            let headers = request.headers_mut();
+            headers.insert("sec-websocket-version", "13".parse().unwrap());
+            request
+        };
+        let (chat, no) = (connect("/chat?x"), connect("/no"));
+        // Our settings have arrived with the first answer.
+        let refused = h2.request("CONNECT", "/");
+        assert_eq!(h2.get("/no").await.status, 403);
+        let (response, mut sending) = h2.send.send_request(chat, false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(
+            response.headers().get("sec-websocket-protocol").unwrap(),
+            "chat"
+        );
+        assert!(response.headers().get("upgrade").is_none());
+        sending.send_data("ping".into(), false).unwrap();
+        let mut body = response.into_body();
+        let mut got = Vec::new();
+        while got.len() < "welcomeping".len() {
+            got.extend_from_slice(&body.data().await.unwrap().unwrap());
+        }
+        assert_eq!(got, b"welcomeping");
+        sending.send_data(Default::default(), true).unwrap();
+        assert_eq!(read(&mut body).await.unwrap(), b"bye");
+        let (response, _) = h2.send.send_request(no, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 403);
+        drop(refused);
+    });
+}
+
+#[test]
+fn connect_and_trace_are_not_allowed() {
+    let s = h2c("return 200;").start();
+    with_h2(s.port(0), async |mut h2| {
+        let request = h2.request("TRACE", "/");
+        assert_eq!(h2.ask(request, b"").await.unwrap().status, 405);
+        if is_nginx() {
+            return;
+        }
+        let request = http::Request::connect("127.0.0.1:80").body(()).unwrap();
+        assert_eq!(h2.ask(request, b"").await.unwrap().status, 405);
+        s.wait_for_text("error.log", "client sent CONNECT method");
+    });
+}
+
+#[test]
+fn a_body_is_asked_for_where_it_is_expected() {
+    if skip_on_nginx("1.22 does not answer Expect in HTTP/2") {
+        return;
+    }
+    let b = Backend::echo();
+    let s = h2c("location / { proxy_pass http://127.0.0.1:%%B0%%; }")
+        .backends(&[&b])
+        .start();
+    with_h2(s.port(0), async |mut h2| {
+        let mut request = h2.request("POST", "/");
+        let headers = request.headers_mut();
+        headers.insert("expect", "100-continue".parse().unwrap());
+        let (mut response, mut sending) = h2.send.send_request(request, false).unwrap();
+        let interim = std::future::poll_fn(|cx| response.poll_informational(cx)).await;
+        assert_eq!(interim.unwrap().unwrap().status(), 100);
+        sending.send_data("body".into(), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
     });
 }

@@ -12,6 +12,7 @@ mod config_ssl;
 mod demo;
 mod grpc;
 mod http2;
+mod http2_connection;
 mod http2_upstream;
 mod http_bodies;
 mod http_broken_backends;

@@ -122,6 +122,7 @@ impl Settings {
             .max_concurrent_streams(server.http2.streams_max)
             .initial_window_size(server.http2.stream_window)
             .initial_connection_window_size(server.http2.connection_window)
+            .enable_connect_protocol()
             .max_send_buffer_size(SEND_BUFFER)
             // Somewhat more than is taken: what is too large for us gets an answer of ours.
             .max_header_list_size(u32::try_from(head_max * 2).unwrap_or(u32::MAX));

@@ -5,6 +5,7 @@
 //! there is to hold here first (RFC 9113, 8.2 and 10.3): `h2` has refused upper case, pseudo-fields
 //! out of place and fields of the connection; values, `Host` and the path are looked at here.
 
+use h2::ext::Protocol;
 use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, request};
 
@@ -39,6 +40,7 @@ pub fn request(
     head: &mut RequestHead,
 ) -> Result<(), Fault> {
     request_line(parts, buf, head);
+    upgrade(parts, buf, &mut head.fields);
     let is_connect = parts.method == HttpMethod::CONNECT;
     if !is_connect && parts.uri.path_and_query().is_none() {
         return Err(Fault::NoPath);
@@ -61,7 +63,7 @@ pub fn request(
                     return Err(Fault::HostConflict);
                 }
             }
-            _ if name == COOKIE => {}
+            _ if name == COOKIE || (name == "sec-websocket-key" && is_websocket(parts)) => {}
             _ => push(buf, &mut head.fields, name.as_str().as_bytes(), value),
         }
     }
@@ -118,7 +120,11 @@ pub fn add(map: &mut HeaderMap, name: &[u8], value: &[u8]) -> bool {
 }
 
 fn request_line(parts: &request::Parts, buf: &mut Vec<u8>, head: &mut RequestHead) {
-    let method = parts.method.as_str().as_bytes();
+    let method = match is_websocket(parts) {
+        // What it is in HTTP/1.1 (RFC 8441, 5).
+        true => b"GET",
+        false => parts.method.as_str().as_bytes(),
+    };
     let authority = parts.uri.authority().map_or("", |a| a.as_str());
     let target = parts.uri.path_and_query().map_or(authority, |p| p.as_str());
     buf.reserve(method.len() + target.len() + 64 + 48 * parts.headers.len());
@@ -133,6 +139,34 @@ fn request_line(parts: &request::Parts, buf: &mut Vec<u8>, head: &mut RequestHea
     head.line = Range32::new(0, buf.len());
     head.version = Version::Http2;
     buf.extend_from_slice(b"\r\n");
+}
+
+/// Whether this is the extended CONNECT of RFC 8441 for WebSocket.
+pub fn is_websocket(parts: &request::Parts) -> bool {
+    let protocol = parts.extensions.get::<Protocol>();
+    protocol.is_some_and(|p| p.as_str().eq_ignore_ascii_case("websocket"))
+}
+
+/// What a WebSocket client says in HTTP/1.1. The key serves no purpose any more; the server is to
+/// get one all the same.
+fn upgrade(parts: &request::Parts, buf: &mut Vec<u8>, fields: &mut Fields) {
+    if is_websocket(parts) {
+        push(buf, fields, b"connection", b"upgrade");
+        push(buf, fields, b"upgrade", b"websocket");
+        push(buf, fields, b"sec-websocket-key", &websocket_key());
+    }
+}
+
+/// Sixteen random bytes in base64.
+fn websocket_key() -> [u8; 24] {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits = fastrand::u128(..);
+    let mut key = [b'='; 24];
+    for (at, digit) in key[..22].iter_mut().enumerate() {
+        let bits = bits.rotate_left(6 * (at as u32 + 1)) as usize;
+        *digit = DIGITS[bits & if at == 21 { 0x30 } else { 0x3f }];
+    }
+    key
 }
 
 /// RFC 9113, 8.2.3: crumbs become one field where the next hop speaks HTTP/1.1.

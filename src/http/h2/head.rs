@@ -45,11 +45,32 @@ pub fn fields(ex: &Exchange, length: Option<u64>) -> (HeaderMap, u64) {
             fields::add(&mut map, name, value);
         }
     }
-    let size = |(name, value): (&http::HeaderName, &HeaderValue)| {
-        OVERHEAD + name.as_str().len() as u64 + value.len() as u64
-    };
-    let size = FRAME_HEAD + 1 + map.iter().map(size).sum::<u64>();
+    let size = size(&map) + 1;
     (map, size)
+}
+
+/// What the upstream sent behind its body, for the client, and about how many bytes that is.
+pub fn trailers(ex: &Exchange) -> (Option<HeaderMap>, u64) {
+    let response = &ex.response;
+    if response.trailers.is_empty() {
+        return (None, 0);
+    }
+    let mut map = HeaderMap::with_capacity(response.trailers.len());
+    for field in &response.trailers {
+        if !field.is_hop_by_hop() && !field.token.forbidden_in_trailer() {
+            let (name, value) = (field.name.of(&response.buf), field.value.of(&response.buf));
+            fields::add(&mut map, name, value);
+        }
+    }
+    let size = size(&map);
+    ((!map.is_empty()).then_some(map), size)
+}
+
+/// About how many bytes a frame with these fields takes.
+fn size(map: &HeaderMap) -> u64 {
+    let fields = map.iter();
+    let sizes = fields.map(|(name, value)| name.as_str().len() as u64 + value.len() as u64);
+    FRAME_HEAD + sizes.map(|size| size + OVERHEAD).sum::<u64>()
 }
 
 /// The date, made once a second.

@@ -191,11 +191,12 @@ async fn serve(ex: &mut Exchange, client: &mut Client, job: Job) {
     ex.client.requests = job.number;
     ex.doing = "reading client request headers";
     let (parts, recv) = job.request.into_parts();
-    let has_ended = recv.is_end_stream();
+    // What follows in a tunnel is no body.
+    let has_no_body = recv.is_end_stream() || fields::is_websocket(&parts);
     if let Some(stream) = client.stream_mut() {
         stream.begin(job.respond, recv);
     }
-    let finish = match take(ex, &parts, has_ended) {
+    let finish = match take(ex, &parts, has_no_body) {
         Ok(()) => {
             drop(parts);
             phases::handle(ex, client).await
@@ -235,7 +236,7 @@ enum Refused {
 }
 
 /// Takes the head over and decides what it means. Why not is in the log.
-fn take(ex: &mut Exchange, parts: &http::request::Parts, has_ended: bool) -> Result<(), Refused> {
+fn take(ex: &mut Exchange, parts: &http::request::Parts, has_no_body: bool) -> Result<(), Refused> {
     ex.request.buf.clear();
     let taken = fields::request(parts, &mut ex.request.buf, &mut ex.request.head);
     ex.request.length = ex.request.buf.len() as u64;
@@ -263,7 +264,7 @@ fn take(ex: &mut Exchange, parts: &http::request::Parts, has_ended: bool) -> Res
     }
     accept::head(ex).map_err(Refused::Answer)?;
     let request = &mut ex.request;
-    if has_ended {
+    if has_no_body {
         request.body = RequestBody::None;
     } else if request.framing == Framing::None {
         // For whoever asks how: until it ends.

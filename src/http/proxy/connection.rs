@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -141,6 +142,16 @@ impl UpstreamConn {
             }
         };
         self.sending = Some(self.sock().send(wire));
+    }
+
+    /// Tells the peer that nothing more is sent. Nothing may be in flight.
+    pub fn end_sending(&mut self) {
+        if let Some(tls) = &mut self.tls
+            && let Some(sock) = &self.sock
+        {
+            sock.send_farewell(&tls.transport.seal_close());
+        }
+        self.sock().shutdown(Shutdown::Write);
     }
 
     /// Polls the send in flight; its buffer is for the next one.
