@@ -155,6 +155,67 @@ fn files_are_looked_at_once_there_is_a_certificate() {
 }
 
 #[test]
+fn what_is_said_about_upstreams_is_checked_where_they_speak_tls() {
+    let pass = |url: &str, with: &str| format!("location / {{ proxy_pass {url}; {with} }}");
+    for with in [
+        "proxy_ssl_verify on;",
+        "proxy_ssl_certificate no.pem; proxy_ssl_certificate_key no.pem;",
+        "proxy_ssl_trusted_certificate no.pem; proxy_ssl_crl no.pem;",
+        "proxy_ssl_ciphers nonsense;",
+    ] {
+        let (code, lines) = check(&pass("http://127.0.0.1:1", with));
+        assert_eq!(code, Some(0), "{with}: {lines:?}");
+    }
+    for with in [
+        "",
+        "proxy_ssl_certificate c.pem; proxy_ssl_certificate_key k.pem;",
+        "proxy_ssl_certificate $host.pem; proxy_ssl_certificate_key $host.key;",
+        "proxy_ssl_verify on; proxy_ssl_trusted_certificate c.pem; proxy_ssl_name $host;",
+        "proxy_ssl_protocols TLSv1.2; proxy_ssl_conf_command MinProtocol TLSv1.2;",
+    ] {
+        for url in [
+            "https://127.0.0.1:1",
+            "https://$host",
+            "$scheme://127.0.0.1",
+        ] {
+            let (code, lines) = check(&pass(url, with));
+            assert_eq!(code, Some(0), "{url} {with}: {lines:?}");
+        }
+    }
+    for (with, expected) in [
+        (
+            "proxy_ssl_verify on;",
+            "no proxy_ssl_trusted_certificate for proxy_ssl_verify",
+        ),
+        (
+            "proxy_ssl_certificate c.pem;",
+            "no \"proxy_ssl_certificate_key\" is defined for certificate \"c.pem\"",
+        ),
+        (
+            "proxy_ssl_certificate no.pem; proxy_ssl_certificate_key k.pem;",
+            "cannot load certificate \"DIR/no.pem\":",
+        ),
+        (
+            "proxy_ssl_certificate c.pem; proxy_ssl_certificate_key c.pem;",
+            "cannot load certificate key \"DIR/c.pem\":",
+        ),
+        (
+            "proxy_ssl_conf_command Foo x;",
+            "SSL_CONF_cmd(\"Foo\", \"x\") failed",
+        ),
+        ("proxy_ssl_protocols TLSv9;", "invalid value \"TLSv9\""),
+    ] {
+        let (code, lines) = check(&pass("https://127.0.0.1:1", with));
+        let wanted = format!("{}: [emerg] {expected}", prog());
+        assert_eq!(code, Some(1), "{with}");
+        assert!(
+            lines[0].starts_with(&wanted),
+            "{with}: wanted {wanted}, got {lines:?}"
+        );
+    }
+}
+
+#[test]
 fn a_key_of_another_certificate_is_found() {
     let other = crate::common::tls::Identity::new(&["other"]);
     let setup = Setup::full(

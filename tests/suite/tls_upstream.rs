@@ -286,7 +286,7 @@ fn our_certificate_is_for_those_who_ask() {
 #[test]
 fn a_server_that_demands_a_certificate_says_so() {
     let ca = Authority::new("Test CA");
-    let mut openssl = SServer::start(&ca, &["-Verify", "1", "-verify_return_error"]);
+    let openssl = SServer::start(&ca, &["-Verify", "1", "-verify_return_error"]);
     let own = ca.sign(&["client.example"]);
     let conf = "location /none { proxy_pass https://127.0.0.1:%%T0%%; }
          location /some { proxy_pass https://127.0.0.1:%%T0%%;
@@ -311,7 +311,28 @@ fn a_server_that_demands_a_certificate_says_so() {
             "SSL_read() failed (SSL: SSL alert number 116) while",
         );
     }
-    openssl.stop();
+}
+
+#[test]
+fn sessions_with_openssl_are_resumed() {
+    let ca = Authority::new("Test CA");
+    for arguments in [&["-tls1_3"][..], &["-tls1_2"], &["-tls1_2", "-no_ticket"]] {
+        let openssl = SServer::start(&ca, arguments);
+        let s = Setup::http(
+            "server { listen 127.0.0.1:%%P0%%; location / { proxy_pass https://127.0.0.1:%%T0%%;
+                proxy_ssl_protocols TLSv1.2 TLSv1.3; proxy_ssl_name localhost;
+                proxy_ssl_verify on; proxy_ssl_trusted_certificate %%DIR%%/ca.pem; } }",
+        )
+        .value("T0", openssl.port.number)
+        .file("ca.pem", &ca.cert)
+        .start();
+        for expected in ["New, ", "Reused, ", "Reused, ", "Reused, "] {
+            let answer = s.get("/");
+            assert!(answer.complete && answer.status == 200);
+            let page = answer.text();
+            assert!(page.contains(expected), "{arguments:?} {expected} {page}");
+        }
+    }
 }
 
 /// `openssl s_server -www`
@@ -353,8 +374,10 @@ impl SServer {
         });
         SServer { port, dir, child }
     }
+}
 
-    fn stop(&mut self) {
+impl Drop for SServer {
+    fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.dir);

@@ -127,7 +127,7 @@ pub const COMMON_ROWS: &[Row<Scope>] = common!("proxy", proxy, "Host $proxy_host
 
 /// How TLS is spoken to the upstream.
 pub const SSL_ROWS: &[Row<Scope>] =
-    ssl::upstream::rows!(Scope, "proxy_ssl", HSL, proxy.ssl, "host from proxy_pass");
+    ssl::upstream::rows!(Scope, "proxy_ssl", HSL, proxy.ssl, "$proxy_host");
 
 /// What the gRPC module has as the proxy module has it.
 pub const GRPC_COMMON_ROWS: &[Row<Scope>] =
