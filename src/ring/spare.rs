@@ -27,10 +27,10 @@ pub fn spare_buffer(bytes: usize) -> Vec<u8> {
 }
 
 fn capacity_for(bytes: usize) -> usize {
-    match bytes {
-        0..=SMALL => SMALL,
-        0..=LARGE => LARGE,
-        _ => bytes,
+    if bytes <= SMALL {
+        SMALL
+    } else {
+        bytes.max(LARGE)
     }
 }
 

@@ -143,9 +143,12 @@ async fn connection(
     let identity = identity(ex, conf);
     if !target.fresh_only && conf.bind.is_none() {
         let (tag, now_ms) = (target.pass.tag, clock::now_ms());
-        let is_fit = |conn: &Box<UpstreamConn>| conn.is_for(identity.as_ref());
         let idle = &ex.local.idle;
-        let kept = idle.borrow_mut().checkout(&peer.state, tag, now_ms, is_fit);
+        let kept = idle
+            .borrow_mut()
+            .checkout(&peer.state, tag, now_ms, |conn| {
+                conn.is_for(identity.as_ref())
+            });
         if let Some(kept) = kept {
             if let Some(state) = ex.upstream.last_mut() {
                 state.connect_ms = Some(0);
