@@ -21,6 +21,9 @@ pub enum Fault {
     /// There is no `:path`: PROTOCOL_ERROR.
     #[error("no \":path\" header")]
     NoPath,
+    /// `:scheme` is empty: PROTOCOL_ERROR.
+    #[error("an empty \":scheme\" header")]
+    NoScheme,
     /// `:authority` and `Host` do not name the same: 400.
     #[error("different \":authority\" and \"Host\" headers")]
     HostConflict,
@@ -44,6 +47,10 @@ pub fn request(
     let is_connect = parts.method == HttpMethod::CONNECT;
     if !is_connect && parts.uri.path_and_query().is_none() {
         return Err(Fault::NoPath);
+    }
+    // Without an authority h2 does not tell.
+    if !is_connect && parts.uri.scheme_str() == Some("") {
+        return Err(Fault::NoScheme);
     }
     let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
     if let Some(authority) = authority {

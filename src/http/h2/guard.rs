@@ -261,8 +261,7 @@ impl Guard {
                 "a header block in pieces that do not fit",
             );
         }
-        let settings = self.kind() == kind::SETTINGS && !self.has(flag::ACK);
-        if !self.is_begun && !settings {
+        if !self.is_begun && self.kind() != kind::SETTINGS {
             return violation(Reason::PROTOCOL_ERROR, "no SETTINGS first");
         }
         self.is_begun = true;

@@ -248,7 +248,7 @@ fn take(ex: &mut Exchange, parts: &http::request::Parts, has_no_body: bool) -> R
         );
         return Err(match fault {
             Fault::HostConflict | Fault::TooMany => Refused::Answer(400),
-            Fault::Blank | Fault::NoPath => Refused::Malformed,
+            Fault::Blank | Fault::NoPath | Fault::NoScheme => Refused::Malformed,
         });
     }
     let conf = &ex.generation.server(ex.server).client;
@@ -269,6 +269,9 @@ fn take(ex: &mut Exchange, parts: &http::request::Parts, has_no_body: bool) -> R
     } else if request.framing == Framing::None {
         // For whoever asks how: until it ends.
         request.framing = Framing::Chunked;
+        request.body = RequestBody::Open { total: 0 };
+    } else if request.framing == Framing::Length(0) {
+        // DATA with an octet in it would make it malformed (RFC 9113, 8.1.1).
         request.body = RequestBody::Open { total: 0 };
     }
     Ok(())

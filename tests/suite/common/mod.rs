@@ -9,8 +9,10 @@ pub mod backend;
 pub mod client;
 pub mod datagram;
 pub mod dns;
+pub mod frames;
 pub mod h2_backend;
 pub mod h2_client;
+pub mod hpack;
 pub mod load;
 pub mod ocsp;
 pub mod ports;
@@ -18,6 +20,7 @@ pub mod records;
 pub mod server;
 pub mod tls;
 pub mod tls_front;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
