@@ -11,9 +11,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use ringway::base::listen::{ListenAddr, WorkerSocket};
 use ringway::gateway::{Gateway, LoadOptions};
@@ -25,8 +29,10 @@ use ringway::worker::control::Event;
 const WARM_UP: usize = 512;
 const COUNTED: usize = 512;
 
-/// Bytes of user memory that an idle session may take, in all.
+/// Bytes of user memory that an idle session may take, in all …
 const LIMIT: i64 = 2048;
+/// … and one with TLS, where the cryptography has some that are not counted: two keys.
+const LIMIT_TLS: i64 = 4096;
 
 const CONF: &str = "
 worker_processes 1;
@@ -36,6 +42,12 @@ stream {
     access_log PREFIX/access.log own;
     upstream backend { least_conn; server BACKEND; server BACKEND2 backup; }
     server { listen LISTEN; listen LISTEN udp; proxy_pass backend; }
+    server {
+        listen TLS ssl;
+        ssl_certificate PREFIX/c.pem;
+        ssl_certificate_key PREFIX/k.pem;
+        proxy_pass backend;
+    }
 }
 ";
 
@@ -43,14 +55,16 @@ stream {
 fn an_idle_session_takes_two_kibibytes_at_most() {
     let prefix = std::env::temp_dir().join(format!("ringway-idle-{}", std::process::id()));
     fs::create_dir_all(&prefix).expect("a directory for logs");
-    let addr = start(&prefix);
+    let (addr, tls) = start(&prefix);
     // One after the other: all that the worker allocates is counted.
-    measure("TCP", || idle_session(addr));
-    measure("UDP", || idle_datagrams(addr));
+    measure("TCP", LIMIT, || idle_session(addr));
+    measure("UDP", LIMIT, || idle_datagrams(addr));
+    let config = client();
+    measure("TLS", LIMIT_TLS, || idle_tls(tls, &config));
     let _ = fs::remove_dir_all(&prefix);
 }
 
-fn measure<S>(kind: &str, begin: impl Fn() -> S) {
+fn measure<S>(kind: &str, limit: i64, begin: impl Fn() -> S) {
     let mut sessions: Vec<S> = (0..WARM_UP).map(|_| begin()).collect();
     let before = live();
     sessions.extend((0..COUNTED).map(|_| begin()));
@@ -65,8 +79,9 @@ fn measure<S>(kind: &str, begin: impl Fn() -> S) {
     }
     let total = |live: &[i64]| -> i64 { live.iter().zip(0..).map(|(n, size)| n * size).sum() };
     let bytes = each(total(&after) - total(&before));
+    eprintln!("{bytes} bytes for an idle session of {kind}");
     assert!(
-        bytes <= LIMIT,
+        bytes <= limit,
         "{bytes} bytes for a session of {kind}; allocations by size: {sizes:?}"
     );
 }
@@ -80,6 +95,31 @@ fn idle_session(addr: SocketAddr) -> TcpStream {
     stream
 }
 
+/// The same through TLS.
+fn idle_tls(addr: SocketAddr, config: &Arc<ClientConfig>) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).expect("the gateway accepts");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut conn = ClientConnection::new(Arc::clone(config), name).expect("settings that fit");
+    let mut tls = rustls::Stream::new(&mut conn, &mut stream);
+    tls.write_all(b"hello").expect("it takes bytes");
+    tls.read_exact(&mut [0; 5]).expect("it answers");
+    stream
+}
+
+fn client() -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let own = CertificateDer::from_pem_slice(CERTIFICATE.0.as_bytes()).expect("a certificate");
+    roots.add(own).expect("one that may be trusted");
+    let config = ClientConfig::builder().with_root_certificates(roots);
+    Arc::new(config.with_no_client_auth())
+}
+
+/// The gateway's certificate and its key, in PEM.
+static CERTIFICATE: LazyLock<(String, String)> = LazyLock::new(|| {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+    (own.cert.pem(), own.signing_key.serialize_pem())
+});
+
 /// The same with datagrams.
 fn idle_datagrams(addr: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -92,17 +132,23 @@ fn idle_datagrams(addr: SocketAddr) -> UdpSocket {
 }
 
 /// One worker of this process, in front of a server that answers with what it gets.
-fn start(prefix: &Path) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+fn start(prefix: &Path) -> (SocketAddr, SocketAddr) {
+    fs::write(prefix.join("c.pem"), &CERTIFICATE.0).expect("a file");
+    fs::write(prefix.join("k.pem"), &CERTIFICATE.1).expect("a file");
+    let [(listener, addr), (tls_listener, tls)] = [0, 1].map(|_| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket option");
+        let addr = listener.local_addr().expect("it is bound");
+        (listener, addr)
+    });
     let backend = backend();
     let conf = CONF
         .replace("BACKEND2", &backend.to_string())
         .replace("BACKEND", &backend.to_string())
+        .replace("TLS", &tls.to_string())
         .replace("LISTEN", &addr.to_string())
         .replace("PREFIX", &prefix.to_string_lossy());
     let gateway = load(&conf, prefix);
-    listener.set_nonblocking(true).expect("a socket option");
     let datagrams = UdpSocket::bind(addr).expect("the same port");
     let sockets = vec![
         WorkerSocket {
@@ -115,13 +161,18 @@ fn start(prefix: &Path) -> SocketAddr {
             fd: datagrams.into(),
             number: 0,
         },
+        WorkerSocket {
+            addr: ListenAddr::Inet(tls),
+            fd: tls_listener.into(),
+            number: 0,
+        },
     ];
     let (events, told) = crossbeam::channel::unbounded();
     let handle = worker::spawn(0, sockets, Arc::new(gateway), events);
     assert_eq!(told.recv(), Ok(Event::Ready(0)));
     // It serves until the process ends.
     std::mem::forget(handle.expect("the worker starts"));
-    addr
+    (addr, tls)
 }
 
 fn load(conf: &str, prefix: &Path) -> Gateway {

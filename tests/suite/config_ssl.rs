@@ -30,8 +30,14 @@ const PAIR: &str = "ssl_certificate c.pem; ssl_certificate_key k.pem;";
 
 /// What `-t` says about a server block with this content: the exit code and the lines.
 fn check(server: &str) -> (Option<i32>, Vec<String>) {
-    let conf = format!("events {{}} http {{ server {{ listen 127.0.0.1:1; {server} }} }}");
-    let setup = Setup::full(&conf)
+    check_all(&format!(
+        "events {{}} http {{ server {{ listen 127.0.0.1:1; {server} }} }}"
+    ))
+}
+
+/// What `-t` says about a configuration.
+fn check_all(conf: &str) -> (Option<i32>, Vec<String>) {
+    let setup = Setup::full(conf)
         .globals("")
         .args(&["-t"])
         .file("c.pem", CERTIFICATE)
@@ -305,4 +311,64 @@ fn what_has_no_meaning_is_told() {
         assert!(lines[0].starts_with(&wanted), "{server}: {lines:?}");
     }
     assert_eq!(check("ssl off; http2 off;").0, Some(0));
+}
+
+#[test]
+fn stream_is_checked_alike() {
+    let upstream = "proxy_pass 127.0.0.1:2; proxy_ssl on;";
+    for (server, expected) in [
+        (
+            "listen 127.0.0.1:1 ssl; return x;",
+            "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in ",
+        ),
+        (
+            "listen 127.0.0.1:1 ssl; ssl_certificate c.pem; return x;",
+            "no \"ssl_certificate_key\" is defined for certificate ",
+        ),
+        (
+            "listen 127.0.0.1:1 udp ssl; return x;",
+            "\"listen\" directive \"ssl\" parameter is incompatible with \"udp\"",
+        ),
+        (
+            "listen 127.0.0.1:1 ssl; ssl_verify_client on; return x;",
+            "no ssl_client_certificate for ssl_verify_client",
+        ),
+        (
+            "listen 127.0.0.1:1; ssl_handshake_timeout x; return x;",
+            "\"ssl_handshake_timeout\" directive invalid value",
+        ),
+        (
+            "listen 127.0.0.1:1; ssl_alpn a; ssl_alpn b; return x;",
+            "\"ssl_alpn\" directive is duplicate",
+        ),
+        (
+            "listen 127.0.0.1:1; ssl_buffer_size 4k; return x;",
+            "\"ssl_buffer_size\" directive is not allowed here",
+        ),
+        (
+            &format!("listen 127.0.0.1:1; {upstream} proxy_ssl_verify on;"),
+            "no proxy_ssl_trusted_certificate for proxy_ssl_verify",
+        ),
+        (
+            &format!("listen 127.0.0.1:1; {upstream} proxy_ssl_certificate c.pem;"),
+            "no \"proxy_ssl_certificate_key\" is defined for certificate ",
+        ),
+    ] {
+        let pair = match server.contains("verify_client") {
+            true => PAIR,
+            false => "",
+        };
+        let (code, lines) = check_all(&format!(
+            "%%MODULES%% events {{}} stream {{ {pair} server {{ {server} }} }}"
+        ));
+        let is_said = lines.iter().any(|line| line.contains(expected));
+        // nginx 1.22 has other words for some, and takes two.
+        let is_taken = server.contains("ssl_alpn") || server.contains("udp");
+        let is_refused = code == Some(1) && (is_said || is_nginx());
+        assert!(is_refused || is_nginx() && is_taken, "{server}: {lines:?}");
+    }
+    let (code, lines) = check_all(&format!(
+        "%%MODULES%% events {{}} stream {{ server {{ listen 127.0.0.1:1 ssl; {PAIR} return x; }} }}"
+    ));
+    assert_eq!(code, Some(0), "{lines:?}");
 }

@@ -33,7 +33,7 @@ pub trait Connection: Sized {
         &self,
         s: &mut Session,
         secret: Secret<'_>,
-    ) -> impl Future<Output = Result<Option<Begun>, Failed>>;
+    ) -> impl Future<Output = Result<Option<Box<Begun>>, Failed>>;
 }
 
 /// What a handshake needs to know.
@@ -58,7 +58,11 @@ impl Connection for Socket {
         self.local_addr()
     }
 
-    async fn secure(&self, s: &mut Session, secret: Secret<'_>) -> Result<Option<Begun>, Failed> {
+    async fn secure(
+        &self,
+        s: &mut Session,
+        secret: Secret<'_>,
+    ) -> Result<Option<Box<Begun>>, Failed> {
         let Some(ssl) = &secret.conf.ssl else {
             return Ok(None);
         };
@@ -79,7 +83,9 @@ impl Connection for Socket {
             Ok(ours) => {
                 let target = identity.target(secret.peer);
                 let begun = ssl::upstream::shake(self, &ours, target).await;
-                begun.map(Some).map_err(Failed::Tls)
+                begun
+                    .map(|begun| Some(Box::new(begun)))
+                    .map_err(Failed::Tls)
             }
             Err(why) => {
                 s.log(Level::Error, format_args!("{why}"));
@@ -105,7 +111,7 @@ impl Connection for DatagramSocket {
     }
 
     /// Never, as in nginx.
-    async fn secure(&self, _: &mut Session, _: Secret<'_>) -> Result<Option<Begun>, Failed> {
+    async fn secure(&self, _: &mut Session, _: Secret<'_>) -> Result<Option<Box<Begun>>, Failed> {
         Ok(None)
     }
 }
@@ -115,7 +121,7 @@ pub struct PeerConn<C> {
     /// The connection.
     pub sock: C,
     /// What came of the handshake, where there was one.
-    pub tls: Option<Begun>,
+    pub tls: Option<Box<Begun>>,
     _counted: Counted,
 }
 
