@@ -149,6 +149,39 @@ fn an_answer_with_a_length_is_complete_when_it_is_there() {
 }
 
 #[test]
+fn a_record_that_cannot_be_opened_ends_the_answer() {
+    if skip_on_nginx("it calls this critical") {
+        return;
+    }
+    let broken = Manners {
+        broken: true,
+        ..Manners::default()
+    };
+    for (answer, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello", 200),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            200,
+        ),
+        ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello", 200),
+        ("HTTP/1.1 200 OK\r\n", 502),
+    ] {
+        let backend = Backend::http(move |_| answer.into());
+        let front = decrypting(&backend, broken);
+        let s = proxy("", &front).start();
+        let mut conn = s.connect();
+        let got = conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response();
+        assert_eq!(
+            (got.status, got.complete),
+            (status, status == 502),
+            "{answer}"
+        );
+        let said = "SSL_read() failed (SSL: decryption failed or bad record mac) while";
+        s.wait_for_text("error.log", said);
+    }
+}
+
+#[test]
 fn a_kept_connection_that_the_server_ends_is_not_used() {
     let backend = Backend::fixed("hello");
     for rude in [false, true] {

@@ -235,3 +235,43 @@ fn what_is_no_handshake_is_refused() {
         );
     }
 }
+
+#[test]
+fn damaged_handshakes_of_servers_never_panic() {
+    let certificate = certified(&["localhost"]);
+    let server = Server::new(serving(&certificate)).unwrap();
+    let mut rng = fastrand::Rng::with_seed(4);
+    for round in 0..400 {
+        let mut settings = ClientSettings::default();
+        versions(&mut settings, ["TLSv1.2", "TLSv1.3"][round % 2]);
+        let client = Client::new(settings).unwrap();
+        let mut ours = ClientHandshake::new(&client, LOCALHOST).unwrap();
+        let mut theirs = Handshake::new(&server, "").unwrap();
+        let (mut up, mut down, mut input) = (Vec::new(), Vec::new(), Vec::new());
+        let damaged_turn = rng.usize(..2);
+        for turn in 0..3 {
+            if ours.advance(&mut input, &mut up).is_err() {
+                break;
+            }
+            if theirs.advance(&mut up, &mut down).is_err() {
+                break;
+            }
+            if turn == damaged_turn && !down.is_empty() {
+                for _ in 0..rng.usize(1..4) {
+                    let at = rng.usize(..down.len());
+                    down[at] = rng.u8(..);
+                }
+                down.truncate(rng.usize(down.len() / 2..=down.len()));
+            }
+            let mut pieces = down.chunks(rng.usize(1..2000)).peekable();
+            while let Some(piece) = pieces.next() {
+                input.extend_from_slice(piece);
+                let is_last = pieces.peek().is_none();
+                if !is_last && ours.advance(&mut input, &mut up).is_err() {
+                    break;
+                }
+            }
+            down.clear();
+        }
+    }
+}

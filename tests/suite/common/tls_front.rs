@@ -42,6 +42,8 @@ pub struct Manners {
     pub rude: bool,
     /// It lets clients wait for its side of the handshake.
     pub silent: bool,
+    /// Behind the first bytes of an answer it sends a record that nobody can open.
+    pub broken: bool,
 }
 
 /// A server on 127.0.0.1, running until dropped.
@@ -248,7 +250,16 @@ impl Shared {
             }
             if from_server {
                 match to.read(&mut bytes) {
-                    Ok(count) if count > 0 => tls.writer().write_all(&bytes[..count])?,
+                    Ok(count) if count > 0 => {
+                        tls.writer().write_all(&bytes[..count])?;
+                        if self.manners.broken {
+                            while tls.wants_write() {
+                                tls.write_tls(client)?;
+                            }
+                            client.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat())?;
+                            return self.wait_for_end(tls, client);
+                        }
+                    }
                     _ => {
                         if !self.manners.rude {
                             tls.send_close_notify();
