@@ -11,6 +11,7 @@ mod config_errors;
 mod config_ssl;
 mod demo;
 mod grpc;
+mod grpc_clients;
 mod h2_clients;
 mod h2_conformance;
 mod h2_conformance_connection;
