@@ -127,7 +127,6 @@ const SENT_MAX: usize = 16;
 
 struct Search<'a> {
     trust: &'a Trust,
-    trusted: Vec<Certificate<'a>>,
     sent: Vec<Certificate<'a>>,
     budget: u32,
 }
@@ -167,11 +166,6 @@ impl Trust {
         let own = sent.remove(0);
         let mut search = Search {
             trust: self,
-            trusted: self
-                .authorities
-                .iter()
-                .filter_map(|der| Certificate::parse(der))
-                .collect(),
             sent,
             budget: SIGNATURES_MAX,
         };
@@ -284,7 +278,7 @@ impl<'a> Search<'a> {
     /// Goes on from the end of the path to an authority that is trusted and signed itself.
     fn extend(&mut self, path: &mut Vec<Certificate<'a>>) -> Result<(), Failure> {
         let last = path.last().expect("a path has a beginning").clone();
-        if last.is_self_issued() && self.trusted.iter().any(|one| one.is(&last)) {
+        if last.is_self_issued() && self.is_trusted(&last) {
             return Ok(());
         }
         if last.is_self_issued() && self.is_signed_by(&last, &last) {
@@ -302,15 +296,18 @@ impl<'a> Search<'a> {
         if path.len() == PATH_MAX {
             return Err(Failure::TooLong);
         }
-        for at in 0..self.trusted.len() + self.sent.len() {
-            let candidate = match self.trusted.get(at) {
-                Some(trusted) => trusted,
-                None => &self.sent[at - self.trusted.len()],
+        let trusted = self.trust.authorities.len();
+        for at in 0..trusted + self.sent.len() {
+            let candidate = match self.trust.authorities.get(at) {
+                Some(der) => x509::parse_subject(der, last.issuer),
+                None => Some(&self.sent[at - trusted])
+                    .filter(|sent| sent.subject == last.issuer)
+                    .cloned(),
             };
-            if candidate.subject != last.issuer || path.iter().any(|one| one.is(candidate)) {
+            let is_new = |candidate: &Certificate<'_>| !path.iter().any(|one| one.is(candidate));
+            let Some(candidate) = candidate.filter(is_new) else {
                 continue;
-            }
-            let candidate = candidate.clone();
+            };
             if !self.is_signed_by(&last, &candidate) {
                 // A namesake with another key is no one's fault if the right one is there too.
                 failure = Failure::Signature;
@@ -324,6 +321,11 @@ impl<'a> Search<'a> {
             path.pop();
         }
         Err(failure)
+    }
+
+    fn is_trusted(&self, one: &Certificate<'_>) -> bool {
+        let mut all = self.trust.authorities.iter();
+        all.any(|der| x509::parse_subject(der, one.subject).is_some_and(|known| known.is(one)))
     }
 
     fn is_signed_by(&mut self, one: &Certificate<'_>, by: &Certificate<'_>) -> bool {
