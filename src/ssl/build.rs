@@ -1,6 +1,7 @@
 //! From the `ssl_…` directives to a server's side of TLS: files are read, OpenSSL's notations
 //! understood.
 
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,7 @@ impl Raw {
         settings.reject = reject;
         settings.alpn = own.alpn;
         settings.record_max = own.record_max;
+        settings.key_log = key_log(self.key_log.as_deref())?;
         self.set_crypto(&mut settings, c)?;
         let authorities = self.set_verification(&mut settings, verify, c)?;
         self.set_sessions(&mut settings, verify, own.early_data, c)?;
@@ -416,6 +418,18 @@ fn read(path: &Path, what: &str, word: &Word) -> Result<Vec<u8>> {
 fn cannot_load(what: &str, word: &Word, path: &Path, why: &str) -> ConfigError {
     let message = format!("cannot load {what} \"{}\": {why}", path.display());
     ConfigError::at(word.span, message)
+}
+
+/// Opens the file of a `…_key_log`.
+pub(super) fn key_log(path: Option<&Path>) -> Result<Option<File>> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map(Some).map_err(|error| {
+        let (path, shown) = (path.display(), os_error(&error));
+        ConfigError::bare(format!("open() \"{path}\" failed {shown}"))
+    })
 }
 
 fn unusable(error: &Error) -> ConfigError {

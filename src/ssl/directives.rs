@@ -19,7 +19,7 @@ pub trait Speaks {
 const ZONE_MIN: u64 = 8 * 4096;
 
 /// The directives that `http` and `stream` have both, in these `places`.
-pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
+pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 29] {
     [
         Row::custom(
             "ssl_certificate",
@@ -177,6 +177,13 @@ pub const fn rows<S: Speaks + 'static>(places: Contexts) -> [Row<S>; 28] {
             &mut s.ssl().stapling_file
         })
         .doc("File with the OCSP response to send."),
+        Row::custom(
+            "ssl_key_log",
+            places,
+            Arity::One,
+            |reader, s: &mut S, node| read_key_log(reader, &mut s.ssl().key_log, node),
+        )
+        .doc("File that gets the secrets of connections, to decrypt what was recorded."),
         Row::word("ssl_stapling_responder", places, |s: &mut S| {
             &mut s.ssl().stapling_responder
         })
@@ -216,6 +223,7 @@ pub struct Raw {
     pub(super) stapling_verify: Option<bool>,
     pub(super) stapling_file: Option<Word>,
     pub(super) stapling_responder: Option<Word>,
+    pub(super) key_log: Option<PathBuf>,
 }
 
 /// The cache of sessions inside each worker.
@@ -249,7 +257,7 @@ impl Raw {
             builtin_cache, shared_cache, session_timeout, session_tickets, ticket_keys,
             reject_handshake, verify_client, verify_depth,
             client_certificate, trusted_certificate, crl, ocsp, ocsp_cache, ocsp_responder,
-            stapling, stapling_verify, stapling_file, stapling_responder,
+            stapling, stapling_verify, stapling_file, stapling_responder, key_log,
         );
     }
 }
@@ -371,6 +379,19 @@ pub fn read_password_file(
     }
     *slot = Some(path);
     Ok(())
+}
+
+/// Reads a `…_key_log`.
+///
+/// # Errors
+/// It is there twice.
+pub fn read_key_log(
+    reader: &mut Reader<'_>,
+    slot: &mut Option<PathBuf>,
+    node: &Node,
+) -> Result<()> {
+    let path = reader.path(&node.args()[0]);
+    value::once(slot, path, node)
 }
 
 /// Reads a `…_conf_command`.

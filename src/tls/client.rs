@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
-use std::io::Write as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use aws_lc_rs::digest;
@@ -13,12 +12,13 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, KeyLog, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
     SupportedCipherSuite, version,
 };
 
 use super::handshake::{self, Established, Progress, Session, Unread};
 use super::host;
+use super::key_log::SecretsTo;
 use super::record::{Keys, PLAIN_MAX, Records};
 use super::resume::{Key, Sessions, Store};
 use super::server::{algorithms, provider, verify_signature};
@@ -193,7 +193,7 @@ impl Client {
         config.enable_secret_extraction = true;
         config.resumption = Resumption::disabled();
         if let Some(file) = settings.key_log {
-            config.key_log = Arc::new(Keylog(file));
+            config.key_log = Arc::new(SecretsTo(file));
         }
         Ok(Client {
             config,
@@ -415,24 +415,6 @@ impl ResolvesClientCert for Own {
 impl fmt::Debug for Own {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Own({})", self.0.is_some())
-    }
-}
-
-/// Writes secrets to a file, for those who look into what was recorded on the wire.
-#[derive(Debug)]
-struct Keylog(std::fs::File);
-
-impl KeyLog for Keylog {
-    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
-        let mut line = Vec::with_capacity(256);
-        line.extend_from_slice(label.as_bytes());
-        for part in [client_random, secret] {
-            line.push(b' ');
-            super::name::write_hex(part, false, &mut line);
-        }
-        line.push(b'\n');
-        // One write for each line, which goes to the end of the file whoever else writes.
-        let _ = (&self.0).write_all(&line);
     }
 }
 

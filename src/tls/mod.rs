@@ -12,6 +12,7 @@ mod der;
 pub mod handshake;
 mod host;
 pub mod key;
+mod key_log;
 pub mod name;
 mod notes;
 pub mod ocsp;

@@ -15,6 +15,7 @@ use rustls::{
 };
 
 use super::cert::Certificates;
+use super::key_log::SecretsTo;
 use super::ocsp::Staple;
 use super::session::{Cache, Tickets};
 use super::verify::Trust;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub early_data_max: u32,
     /// Plain bytes of a record.
     pub record_max: usize,
+    /// Where the secrets of each connection are written to.
+    pub key_log: Option<std::fs::File>,
     /// Handshakes are refused.
     pub reject: bool,
 }
@@ -114,6 +117,9 @@ impl Server {
         config.send_tls13_tickets = settings.ticket_count;
         config.max_early_data_size = settings.early_data_max;
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        if let Some(file) = settings.key_log {
+            config.key_log = Arc::new(SecretsTo(file));
+        }
         if let Some(cache) = settings.cache {
             config.session_storage = Arc::new(cache);
         }
@@ -284,6 +290,7 @@ impl Settings {
             ticket_count: 2,
             early_data_max: 0,
             record_max: super::record::PLAIN_MAX,
+            key_log: None,
             reject: false,
         }
     }

@@ -240,6 +240,36 @@ fn a_proxy_protocol_header_comes_before_the_handshake() {
 }
 
 #[test]
+fn secrets_are_written_where_they_are_wanted() {
+    if skip_on_nginx("its 1.22 tells nobody") {
+        return;
+    }
+    let backend = greeter();
+    let front = front(&backend);
+    let own = Identity::new(&["localhost"]);
+    let s = Setup::stream(
+        "server { listen 127.0.0.1:%%P0%% ssl; ssl_key_log %%DIR%%/client.log;
+            ssl_certificate %%DIR%%/c.pem; ssl_certificate_key %%DIR%%/k.pem;
+            proxy_ssl on; proxy_ssl_key_log %%DIR%%/server.log; proxy_pass 127.0.0.1:%%T0%%; }",
+    )
+    .value("T0", front.port)
+    .file("c.pem", own.cert)
+    .file("k.pem", own.key)
+    .start();
+    let mut conn = TlsConn::to(s.port(0), "localhost", &only(true));
+    conn.send("hello\n");
+    conn.stream.read_exact(&mut [0; 15]).unwrap();
+    for file in ["client.log", "server.log"] {
+        let text = s.read(file);
+        assert!(
+            text.starts_with("CLIENT_HANDSHAKE_TRAFFIC_SECRET "),
+            "{text}"
+        );
+        assert!(text.contains("\nSERVER_TRAFFIC_SECRET_0 "), "{text}");
+    }
+}
+
+#[test]
 fn protocols_are_offered() {
     if skip_on_nginx("its 1.22 offers none") {
         return;

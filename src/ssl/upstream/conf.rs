@@ -1,12 +1,9 @@
 //! The compiled form: how a block speaks TLS to its upstream, and as whom.
 
-use std::fs::OpenOptions;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Raw;
 use crate::config::{ConfigError, Result, Word};
-use crate::observe::os_error;
 use crate::ssl::Dynamic;
 use crate::ssl::build::{self, Compiler};
 use crate::ssl::crypto::Spelled;
@@ -85,7 +82,7 @@ impl Raw {
             certificate,
             trust: self.trust(prefix, c)?,
             resumes: self.session_reuse.unwrap_or(true),
-            key_log: self.key_log.as_ref().map(open_log).transpose()?,
+            key_log: build::key_log(self.key_log.as_deref())?,
         };
         let client = Client::new(settings).map_err(|error| {
             ConfigError::bare(format!(
@@ -144,14 +141,6 @@ impl Raw {
             algorithms: server::algorithms(),
         }))
     }
-}
-
-fn open_log(path: &PathBuf) -> Result<std::fs::File> {
-    let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.map_err(|error| {
-        let (path, shown) = (path.display(), os_error(&error));
-        ConfigError::bare(format!("open() \"{path}\" failed {shown}"))
-    })
 }
 
 impl<S: Subject> Conf<S> {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::super::Protocols;
-use crate::config::{Node, Reader, Result, Word, value};
+use crate::config::Word;
 use crate::inherit;
 
 pub use super::super::directives::{
-    read_certificate_cache, read_conf_command, read_password_file, read_protocols,
+    read_certificate_cache, read_conf_command, read_key_log, read_password_file, read_protocols,
 };
 
 /// The directives whose names begin with `$prefix`, for `$places`; a scope keeps a [`Raw`] at
@@ -141,17 +141,4 @@ impl Raw {
             certificate_key, certificate_cache, password_file, protocols, ciphers, conf_commands,
             session_reuse, key_log);
     }
-}
-
-/// Reads a `…_key_log`.
-///
-/// # Errors
-/// It is there twice.
-pub fn read_key_log(
-    reader: &mut Reader<'_>,
-    slot: &mut Option<PathBuf>,
-    node: &Node,
-) -> Result<()> {
-    let path = reader.path(&node.args()[0]);
-    value::once(slot, path, node)
 }
