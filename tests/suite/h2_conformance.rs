@@ -87,7 +87,7 @@ pub const BIG: usize = 200_000;
 pub fn run(over: Over, cases: &[Case]) {
     let site = Site::start("");
     let only = std::env::var("RINGWAY_H2_CASE").unwrap_or_default();
-    let mut failures = Vec::new();
+    let (mut failures, mut lines) = (Vec::new(), 0);
     for (name, case) in cases.iter().filter(|case| case.0.contains(&only)) {
         let before = site.echo.requests();
         let mut client = site.connect(over);
@@ -99,6 +99,13 @@ pub fn run(over: Over, cases: &[Case]) {
         if name.contains("malformed") && result.is_ok() && site.echo.requests() > before {
             result = Err("it reached the backend".into());
         }
+        if result.is_ok() && client.was_refused() {
+            lines += 1;
+            if !holds_within(PATIENCE, || logged(&site) >= lines) {
+                result = Err("nothing is in the error log".into());
+            }
+        }
+        lines = logged(&site);
         if let Err(e) = result {
             failures.push(format!("{name}: {e}"));
         }
@@ -115,4 +122,13 @@ pub fn run(over: Over, cases: &[Case]) {
         true => eprintln!("{text}"),
         false => panic!("{text}\n{}", site.server.error_log()),
     }
+}
+
+/// Lines in the error log about what clients did.
+fn logged(site: &Site) -> usize {
+    if is_nginx() {
+        return usize::MAX - 1;
+    }
+    let log = site.server.error_log();
+    log.matches(" client sent ").count() + log.matches(" client broke ").count()
 }

@@ -240,6 +240,7 @@ impl Driver {
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
+            self.log_resets();
             if !self.is_barred
                 && let Some(violation) = self.io.with_watch(|guard| guard.violation())
             {
@@ -368,6 +369,19 @@ impl Driver {
     fn wait_ended(&mut self) {
         if self.idle_since.take().is_some() {
             self.lanes.local.waiting.end(self.slot);
+        }
+    }
+
+    /// Tells of streams that `h2` reset because of what the client did.
+    fn log_resets(&self) {
+        while let Some((stream, code)) = self.io.with_watch(|guard| guard.take_reset()) {
+            if !self.lanes.has_told(stream) {
+                let doing = "while processing HTTP/2 connection";
+                log(
+                    &self.lanes,
+                    format_args!("client broke stream {stream}: {code} {doing}"),
+                );
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod block;
 mod huffman;
+mod outgoing;
 
 use h2::Reason;
 
@@ -18,6 +19,7 @@ use super::io::Watch;
 use crate::base::clock;
 
 use block::Block;
+use outgoing::Outgoing;
 
 /// Frames that carry nothing for anybody, beyond those allowed below: PING, SETTINGS, PRIORITY,
 /// WINDOW_UPDATE, RST_STREAM, GOAWAY, those of unknown type, and DATA without an octet.
@@ -109,6 +111,7 @@ pub struct Guard {
     now_ms: u64,
     idle_frames: u32,
     resets: u32,
+    outgoing: Outgoing,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +150,7 @@ impl Guard {
             now_ms: 0,
             idle_frames: 0,
             resets: 0,
+            outgoing: Outgoing::default(),
         }
     }
 
@@ -169,6 +173,11 @@ impl Guard {
             Place::Refused(violation) => Some(violation),
             _ => None,
         }
+    }
+
+    /// A stream that was reset for what the client did on it, and the code; each is told once.
+    pub fn take_reset(&mut self) -> Option<(u32, Reason)> {
+        self.outgoing.take_reset()
     }
 
     fn forget(&mut self, now_ms: u64) {
@@ -481,6 +490,10 @@ impl Guard {
 impl Watch for Guard {
     fn feed(&mut self, bytes: &[u8]) -> bool {
         Guard::feed(self, bytes, clock::now_ms()).is_ok()
+    }
+
+    fn sent(&mut self, bytes: &[u8]) {
+        self.outgoing.feed(bytes);
     }
 }
 

@@ -28,6 +28,9 @@ const KEPT_BYTES_MAX: usize = 2 * GATHERED_MAX;
 pub trait Watch {
     /// Takes note of the next bytes. False: neither they nor what follows them is to be read.
     fn feed(&mut self, bytes: &[u8]) -> bool;
+
+    /// May take note of the next bytes that `h2` writes.
+    fn sent(&mut self, _bytes: &[u8]) {}
 }
 
 /// Lets everything pass.
@@ -201,6 +204,7 @@ impl<W: Watch> AsyncWrite for Io<W> {
     ) -> Poll<io::Result<usize>> {
         let wire = &mut *self.0.borrow_mut();
         ready!(wire.poll_room(cx))?;
+        wire.watch.sent(bytes);
         wire.out.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -214,6 +218,7 @@ impl<W: Watch> AsyncWrite for Io<W> {
         ready!(wire.poll_room(cx))?;
         let before = wire.out.len();
         for slice in slices {
+            wire.watch.sent(slice);
             wire.out.extend_from_slice(slice);
         }
         Poll::Ready(Ok(wire.out.len() - before))

@@ -30,6 +30,9 @@ use super::fields::{self, Fault};
 use super::piece::{Piece, Spares};
 use super::stream::Stream;
 
+/// How many streams are remembered that ended with an error.
+const TOLD_MAX: usize = 16;
+
 /// What the lanes of a connection share with it.
 pub struct Lanes {
     /// The worker.
@@ -43,6 +46,8 @@ pub struct Lanes {
     waker: RefCell<Option<Waker>>,
     is_over: Cell<bool>,
     has_panicked: Cell<bool>,
+    /// Streams that ended with an error for a reason that is in the log; few and not for long.
+    told: RefCell<Vec<u32>>,
 }
 
 /// A request with what answers it.
@@ -75,6 +80,7 @@ impl Lanes {
             waker: RefCell::default(),
             is_over: Cell::new(false),
             has_panicked: Cell::new(false),
+            told: RefCell::default(),
         })
     }
 
@@ -89,6 +95,22 @@ impl Lanes {
         });
         *seat.job.borrow_mut() = Some(job);
         seat.wake();
+    }
+
+    /// Whether a lane ended this stream, and said why. It is asked once.
+    pub fn has_told(&self, stream: u32) -> bool {
+        let mut told = self.told.borrow_mut();
+        let found = told.iter().position(|&known| known == stream);
+        found.map(|at| told.remove(at)).is_some()
+    }
+
+    fn tell(&self, stream: u32) {
+        let mut told = self.told.borrow_mut();
+        // What `h2` had reset before is never asked for.
+        if told.len() == TOLD_MAX {
+            told.remove(0);
+        }
+        told.push(stream);
     }
 
     /// Requests that are being served.
@@ -176,7 +198,10 @@ async fn run(lanes: Rc<Lanes>, seat: Rc<Seat>) {
     let mut ex = Exchange::new(Rc::clone(&lanes.local), lanes.info.clone());
     while let Some(job) = seat.next().await {
         let busy = Busy(&lanes);
-        serve(&mut ex, &mut client, job).await;
+        let stream = job.respond.stream_id().as_u32();
+        if serve(&mut ex, &mut client, job).await != Reason::NO_ERROR {
+            lanes.tell(stream);
+        }
         drop(busy);
         if lanes.is_over.get() {
             return;
@@ -185,7 +210,8 @@ async fn run(lanes: Rc<Lanes>, seat: Rc<Seat>) {
     }
 }
 
-async fn serve(ex: &mut Exchange, client: &mut Client, job: Job) {
+/// Says how the stream ended, if it had to be ended.
+async fn serve(ex: &mut Exchange, client: &mut Client, job: Job) -> Reason {
     ex.begin();
     ex.request.started_at = clock::precise_ms();
     ex.client.requests = job.number;
@@ -219,6 +245,7 @@ async fn serve(ex: &mut Exchange, client: &mut Client, job: Job) {
     };
     end(client, reason);
     client.forget();
+    reason
 }
 
 fn end(client: &mut Client, reason: Reason) {

@@ -341,6 +341,14 @@ impl H2 {
         self.wait("acknowledgement", |c| (c.acks == count).then_some(()))
     }
 
+    /// Whether the server found something to object to.
+    pub fn was_refused(&self) -> bool {
+        let ours = [code::NO_ERROR, 2, code::CANCEL];
+        let goaway = self.goaway.map(|(_, code)| code);
+        let resets = self.streams.values().filter_map(|answer| answer.reset);
+        resets.chain(goaway).any(|code| !ours.contains(&code))
+    }
+
     /// Wait for GOAWAY.
     pub fn wait_goaway(&mut self) -> Check {
         self.wait_quietly(|c| c.goaway)?
