@@ -155,8 +155,8 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// As [`Certificate::parse`] for a certificate of this subject; `None`, and soon, for others: a file
-/// with all public authorities has 150, which a handshake goes through.
+/// As [`Certificate::parse`] for a certificate of this subject; `None`, and soon, for others: a
+/// file with all public authorities has 150, which a handshake goes through.
 pub fn parse_subject<'a>(der: &'a [u8], subject: &[u8]) -> Option<Certificate<'a>> {
     let mut fields = Reader::new(der).sequence()?.sequence()?;
     fields.optional(der::context(0));
