@@ -48,19 +48,58 @@ pub fn is_preface(input: &[u8]) -> Option<bool> {
 
 /// Serves a connection whose client speaks HTTP/2 until it is over. `slot` is its place among
 /// those that wait.
-pub async fn serve(ex: Exchange, client: Client, slot: usize) {
-    let Some(conn) = client.into_connection() else {
-        return;
-    };
+pub fn serve(ex: Exchange, client: Client, slot: usize) -> impl Future<Output = ()> {
+    // In a box of its own, as it is large and soon over; what is left stays while the connection
+    // is idle.
+    let begun = Box::pin(begin(ex, client, slot));
+    async move {
+        let Some(Begun {
+            io,
+            lanes,
+            driver,
+            linger_ms,
+        }) = begun.await
+        else {
+            return;
+        };
+        if let Some(mut driver) = driver {
+            poll_fn(|cx| driver.poll(cx)).await;
+            driver.wait_ended();
+        }
+        lanes.end();
+        poll_fn(|cx| {
+            lanes.watch(cx.waker());
+            if lanes.busy() == 0 {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        linger(&io, linger_ms).await;
+    }
+}
+
+/// A connection that has begun.
+struct Begun {
+    io: Io<Guard>,
+    lanes: Rc<Lanes>,
+    /// `None`: it is over already.
+    driver: Option<Box<Driver>>,
+    linger_ms: u64,
+}
+
+async fn begin(ex: Exchange, client: Client, slot: usize) -> Option<Begun> {
+    let conn = client.into_connection()?;
     let timer = ex.local.timers.add();
     conn.sock.set_deadline(None);
     let (io, settings) = (take_over(conn), Settings::of(&ex));
     let linger_ms = settings.linger_ms;
     let handshake = settings.builder.handshake::<_, Piece>(io.clone());
     let lanes = Lanes::new(Rc::clone(&ex.local), ex.client);
-    let begun = shake(handshake, &io, &lanes, &timer, settings.header_timeout_ms).await;
-    if let Some(conn) = begun {
-        let mut driver = Driver {
+    let conn = shake(handshake, &io, &lanes, &timer, settings.header_timeout_ms).await;
+    let driver = conn.map(|conn| {
+        Box::new(Driver {
             conn,
             io: io.clone(),
             lanes: Rc::clone(&lanes),
@@ -72,21 +111,14 @@ pub async fn serve(ex: Exchange, client: Client, slot: usize) {
             stuck_since: None,
             is_leaving: false,
             is_barred: false,
-        };
-        poll_fn(|cx| driver.poll(cx)).await;
-        driver.wait_ended();
-    }
-    lanes.end();
-    poll_fn(|cx| {
-        lanes.watch(cx.waker());
-        if lanes.busy() == 0 {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        })
+    });
+    Some(Begun {
+        io,
+        lanes,
+        driver,
+        linger_ms,
     })
-    .await;
-    linger(&io, linger_ms).await;
 }
 
 fn take_over(conn: client::Connection) -> Io<Guard> {
@@ -421,6 +453,15 @@ async fn linger(io: &Io<Guard>, timeout_ms: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_idle_connection_is_not_large() {
+        fn future_size<F: Future>(_: impl FnOnce(Exchange, Client, usize) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(future_size(serve) <= 256, "{}", future_size(serve));
+        assert!(size_of::<Driver>() <= 1792, "{}", size_of::<Driver>());
+    }
 
     #[test]
     fn the_preface_is_told_from_requests() {
