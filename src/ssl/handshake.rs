@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use rustls::pki_types::UnixTime;
 
-use super::{Conf, Secure, Secured};
+use super::{Conf, Secure, Secured, gate};
 use crate::base::client_hello::{self, Flaw, Parsed};
 use crate::observe::os_error;
 use crate::tls::{Established, Handshake, Progress, Server, Transport, x509};
@@ -191,6 +191,7 @@ async fn shake(wire: &mut impl Wire, server: &Server, name: &str) -> Result<Begu
         return refuse(wire, UNRECOGNIZED_NAME, "handshake rejected").await;
     }
     let mut handshake = Handshake::new(server, name).map_err(Failed::because)?;
+    gate::pass().await;
     loop {
         let mut out = wire.take_out().await.map_err(Failed::Lost)?;
         let progress = handshake.advance(wire.input(), &mut out);

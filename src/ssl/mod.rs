@@ -9,6 +9,7 @@ mod conf;
 mod crypto;
 mod directives;
 mod dynamic;
+mod gate;
 mod handshake;
 mod ocsp;
 pub mod upstream;
