@@ -64,6 +64,7 @@ impl Relief for Idle {
             return;
         };
         local.idle.borrow_mut().clear();
+        local.lines.borrow().close_idle();
         if is_full() && local.waiting.close_oldest(REUSED_AT_ONCE) > 0 {
             let max = local.places.max();
             log_process!(
@@ -114,13 +115,14 @@ impl Local {
         self.waiting.close_oldest(usize::MAX);
         self.timers.wake_all();
         self.idle.borrow_mut().clear();
-        self.lines.borrow().clear();
+        self.lines.borrow().close_idle();
     }
 
     /// Called several times a second by the worker's sweep.
     pub fn sweep(&self, now: u64) {
         if self.places.is_draining() {
             self.waiting.close_oldest(usize::MAX);
+            self.lines.borrow().close_idle();
         }
         self.waiting.sweep(now);
         self.timers.sweep(now);

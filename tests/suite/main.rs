@@ -20,6 +20,7 @@ mod h2_conformance_flow;
 mod h2_conformance_hpack;
 mod h2_conformance_messages;
 mod h2_conformance_streams;
+mod grpc_h2;
 mod http2;
 mod http2_connection;
 mod http2_upstream;

@@ -185,6 +185,11 @@ impl Connection {
         }
     }
 
+    /// How many connections to its server may lie idle (`keepalive`).
+    pub fn idle_max(&self) -> u32 {
+        self.keepalive.connections
+    }
+
     /// Whether streams are open.
     pub fn is_busy(&self) -> bool {
         self.active.get() > 0

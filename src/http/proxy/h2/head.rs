@@ -10,8 +10,9 @@ use crate::http::token::Token;
 use super::super::conf::{Conf, Pass};
 use super::super::head::{self, BodyOut};
 
-/// What a request's head needs at least.
+/// Room for the fields of a usual request, and for its text.
 const FIELDS_USUAL: usize = 16;
+const TEXT_USUAL: usize = 1 << 10;
 
 /// Writes the head into `out`, whose memory the request keeps. `None`: it has what no head may
 /// have.
@@ -23,6 +24,7 @@ pub fn request(
     mut out: Vec<u8>,
 ) -> Option<(Request<()>, usize)> {
     out.clear();
+    out.reserve(TEXT_USUAL);
     head::write_method(ex, conf, &mut out);
     let target_at = out.len();
     head::write_target(ex, pass, &mut out);

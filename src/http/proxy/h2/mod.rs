@@ -70,7 +70,11 @@ pub async fn run(
         state.header_ms = Some(clock::precise_ms().saturating_sub(state.started_ms));
     }
     let start = ex.response.buf.len();
-    poll_fn(|cx| Poll::Ready(stream.take_ready(cx, &mut ex.response.buf))).await;
+    poll_fn(|cx| {
+        stream.take_ready(cx, &mut ex.response.buf);
+        Poll::Ready(())
+    })
+    .await;
     let end = ex.response.buf.len();
     if let Some(state) = ex.upstream.last_mut() {
         state.bytes_received += end as u64;

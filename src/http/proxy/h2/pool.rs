@@ -67,11 +67,13 @@ impl Pool {
         }
     }
 
-    /// Closes what is idle, and what is not as soon as it is.
-    pub fn clear(&self) {
+    /// Closes what is idle.
+    pub fn close_idle(&self) {
         for line in self.lines.iter().flatten() {
             for connection in &*line.connections.borrow() {
-                connection.leave();
+                if !connection.is_busy() {
+                    connection.leave();
+                }
             }
         }
     }
@@ -154,8 +156,13 @@ impl Line {
     }
 
     fn sweep(&self, now_ms: u64) {
+        let mut idle = 0;
         self.connections.borrow_mut().retain(|connection| {
             connection.sweep(now_ms);
+            idle += u32::from(!connection.is_busy());
+            if idle > connection.idle_max() && !connection.is_busy() {
+                connection.leave();
+            }
             connection.may_be_used(now_ms) || connection.is_busy()
         });
         self.waiting.borrow_mut().retain(|waiter| {

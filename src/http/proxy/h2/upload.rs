@@ -131,11 +131,6 @@ impl Upload {
         !self.is_last && matches!(self.source, Source::Client)
     }
 
-    /// Bytes handed to `h2` so far.
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
     /// The answer has begun: nothing will be repeated.
     pub fn forget(&mut self) {
         self.kept = None;
@@ -182,7 +177,12 @@ impl Upload {
                     }
                 }
             }
-            if self.poll_send(cx, to).is_pending() {
+            let before = self.sent;
+            let has_sent = self.poll_send(cx, to);
+            if let Some(state) = ex.upstream.last_mut() {
+                state.bytes_sent += self.sent - before;
+            }
+            if has_sent.is_pending() {
                 let location = ex.generation.location(ex.location);
                 let timeout_ms = location.proxy.send_timeout_ms;
                 self.wait(cx, timer, Blocked::ByServer, timeout_ms);
