@@ -342,7 +342,7 @@ impl Response {
     pub fn passed_trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let fields = self.trailers.iter().filter(|_| self.passes_trailers);
         fields
-            .filter(|field| !field.token.forbidden_in_trailer())
+            .filter(|field| !field.is_hop_by_hop() && !field.token.forbidden_in_trailer())
             .map(|field| (field.name.of(&self.buf), field.value.of(&self.buf)))
     }
 

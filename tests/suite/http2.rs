@@ -246,10 +246,14 @@ fn trailers_reach_the_client() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
          5\r\nhello\r\n0\r\nX-Sum: 17\r\n\r\n",
     );
-    let s = h2c("location / { proxy_http_version 1.1; proxy_pass http://127.0.0.1:%%B0%%; }")
-        .backends(&[&b])
-        .start();
+    let s = h2c("proxy_http_version 1.1;
+        location / { proxy_pass http://127.0.0.1:%%B0%%; proxy_pass_trailers on; }
+        location /off { proxy_pass http://127.0.0.1:%%B0%%; }")
+    .backends(&[&b])
+    .start();
     with_h2(s.port(0), async |mut h2| {
+        let got = h2.get("/off").await;
+        assert!(got.trailers.is_none());
         let got = h2.get("/").await;
         assert_eq!(got.text(), "hello");
         let trailers = got.trailers.unwrap();

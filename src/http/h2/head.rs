@@ -52,15 +52,12 @@ pub fn fields(ex: &Exchange, length: Option<u64>) -> (HeaderMap, u64) {
 /// What the upstream sent behind its body, for the client, and about how many bytes that is.
 pub fn trailers(ex: &Exchange) -> (Option<HeaderMap>, u64) {
     let response = &ex.response;
-    if response.trailers.is_empty() {
+    if response.trailers.is_empty() || !response.passes_trailers {
         return (None, 0);
     }
     let mut map = HeaderMap::with_capacity(response.trailers.len());
-    for field in &response.trailers {
-        if !field.is_hop_by_hop() && !field.token.forbidden_in_trailer() {
-            let (name, value) = (field.name.of(&response.buf), field.value.of(&response.buf));
-            fields::add(&mut map, name, value);
-        }
+    for (name, value) in response.passed_trailers() {
+        fields::add(&mut map, name, value);
     }
     let size = size(&map);
     ((!map.is_empty()).then_some(map), size)

@@ -131,7 +131,10 @@ impl<W: Watch> Io<W> {
     /// Since when (monotonic ms) the kernel has not taken all it was given; `None` if it has.
     pub fn sending_since(&self) -> Option<u64> {
         let wire = &mut *self.0.borrow_mut();
-        wire.take_sent();
+        // With more to send, somebody waits for the result and is to be woken by it.
+        if wire.out.is_empty() {
+            wire.take_sent();
+        }
         wire.sending.as_ref().map(|_| wire.sending_since_ms)
     }
 

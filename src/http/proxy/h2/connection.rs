@@ -160,6 +160,9 @@ impl Connection {
     /// Takes note that the server's settings have come.
     fn settle(&self) {
         self.has_settled.set(true);
+        for timer in &*self.timers.borrow() {
+            timer.wake();
+        }
         let room = self.streams_max().saturating_sub(self.active.get());
         let line = self.line.borrow().upgrade();
         if let Some(line) = line {

@@ -247,6 +247,8 @@ async fn read_head(
 ) -> Result<(u16, HeaderMap), Failed> {
     let mut interim = 0;
     let mut has_sent = false;
+    // For a server that does not even say how it wants to be spoken to.
+    stream.set_deadline(Some(clock::now_ms() + conf.send_timeout_ms));
     loop {
         let event = poll_fn(|cx| {
             match stream.poll_upload(cx, ex, client) {
@@ -256,6 +258,7 @@ async fn read_head(
                     stream.set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
                     client.listen_for_next(&ex.request.body);
                 }
+                Poll::Pending if stream.may_send() => stream.set_deadline(None),
                 _ => {}
             }
             if let Poll::Ready(result) = stream.poll_informational(cx) {

@@ -89,13 +89,25 @@ impl Stream {
         &mut self.upload
     }
 
+    /// Whether the server has said how it wants to be spoken to.
+    pub fn may_send(&self) -> bool {
+        self.place.connection().has_settled()
+    }
+
     /// Goes on sending the body. Ready when all is sent.
+    ///
+    /// Nothing is sent before the server has said how large its windows are: what is beyond them
+    /// then may be more than it keeps account of.
     pub fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
         ex: &mut Exchange,
         client: &mut Client,
     ) -> Poll<Result<(), upload::Stuck>> {
+        if !self.upload.is_done() && !self.may_send() {
+            self.timer.register(cx);
+            return Poll::Pending;
+        }
         let (timer, to) = (&self.timer, &mut self.send);
         self.upload.poll(cx, ex, client, timer, to)
     }

@@ -56,6 +56,13 @@ impl Timer {
         }
     }
 
+    /// Wakes the task, for another reason than a deadline.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
     /// Looks at the deadlines.
     pub fn sweep(&self, now_ms: u64) {
         let mut is_late = false;
@@ -66,8 +73,8 @@ impl Timer {
                 is_late = true;
             }
         }
-        if is_late && let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        if is_late {
+            self.wake();
         }
     }
 
