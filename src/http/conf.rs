@@ -11,7 +11,8 @@ use crate::vars::{Pattern, ServerNames};
 
 use super::exchange::Exchange;
 use super::modules::{
-    access, core, error_page, gzip, headers, http2, limit_conn, log, realip, rewrite, ssl, statics,
+    access, core, early_hints, error_page, gzip, headers, http2, limit_conn, log, realip, rewrite,
+    ssl, statics,
 };
 use super::proxy;
 
@@ -124,6 +125,8 @@ pub struct Location {
     pub proxy: proxy::Conf,
     /// `root`, `index` and friends.
     pub statics: statics::Conf,
+    /// `early_hints`.
+    pub early_hints: early_hints::Conf,
     /// `http2_chunk_size`
     pub http2_chunk_size: usize,
     /// What answers here.

@@ -13,8 +13,8 @@ use super::conf::{
 };
 use super::exchange::Exchange;
 use super::modules::{
-    access, core, error_page, gzip, headers, http2, later, limit_conn, log, map, realip, resolver,
-    rewrite, server, ssl, statics, upstream,
+    access, core, early_hints, error_page, gzip, headers, http2, later, limit_conn, log, map,
+    realip, resolver, rewrite, server, ssl, statics, upstream,
 };
 use super::proxy;
 
@@ -51,6 +51,8 @@ pub struct Scope {
     pub server: server::Raw,
     /// The `ssl_…` directives.
     pub ssl: ssl::Raw,
+    /// `early_hints`.
+    pub early_hints: early_hints::Raw,
     /// The `http2…` directives.
     pub http2: http2::Raw,
     /// What the block is, and where it stands.
@@ -84,13 +86,14 @@ pub struct Place {
 }
 
 /// Every table of directives that may stand in `http`, `server`, `location` and `if`.
-pub fn tables() -> [&'static [Row<Scope>]; 25] {
+pub fn tables() -> [&'static [Row<Scope>]; 26] {
     [
         core::ROWS,
         server::ROWS,
         ssl::SHARED_ROWS,
         ssl::ROWS,
         http2::ROWS,
+        early_hints::ROWS,
         error_page::ROWS,
         headers::ROWS,
         access::ROWS,
@@ -248,6 +251,7 @@ impl Scope {
         self.grpc.inherit(&parent.grpc, into_if);
         self.statics.inherit(&parent.statics);
         self.http2.inherit(&parent.http2);
+        self.early_hints.inherit(&parent.early_hints);
     }
 }
 
@@ -305,6 +309,7 @@ impl Compiler<'_, '_> {
             rewrite: scope.rewrite.compile(self, &ids)?,
             proxy: upstream.compile(self, scope, side)?,
             statics: scope.statics.compile(self)?,
+            early_hints: scope.early_hints.compile(self)?,
             http2_chunk_size: scope.http2.chunk_size(),
             content,
         };

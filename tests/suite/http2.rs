@@ -367,3 +367,46 @@ fn a_body_is_asked_for_where_it_is_expected() {
         assert_eq!(response.await.unwrap().status(), 200);
     });
 }
+
+#[test]
+fn early_hints_pass() {
+    if skip_on_nginx("1.22 drops them") {
+        return;
+    }
+    let b = Backend::raw(|mut conn, _| {
+        while conn.try_head().is_some() {
+            conn.send("HTTP/1.1 103 Early Hints\r\nLink: </x.css>\r\nConnection: x\r\n\r\n");
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let s = h2c("location / { proxy_pass http://127.0.0.1:%%B0%%; }
+         location /never { proxy_pass http://127.0.0.1:%%B0%%; early_hints 0 $arg_x; }")
+    .backends(&[&b])
+    .start();
+    with_h2(s.port(0), async |mut h2| {
+        for (path, expected) in [("/", 1), ("/never", 0), ("/never?x=1", 1)] {
+            let request = h2.request("GET", path);
+            let (mut response, _) = h2.send.send_request(request, true).unwrap();
+            let mut hints = Vec::new();
+            while let Some(hint) = std::future::poll_fn(|cx| response.poll_informational(cx)).await
+            {
+                hints.push(hint.unwrap());
+            }
+            assert_eq!(hints.len(), expected, "{path}");
+            for hint in hints {
+                assert_eq!(hint.status(), 103);
+                assert_eq!(hint.headers().get("link").unwrap(), "</x.css>");
+                assert_eq!(hint.headers().len(), 1);
+            }
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+    });
+    let hint = "HTTP/1.1 103 Early Hints\r\nLink: </x.css>\r\n\r\nHTTP/1.1 200 OK\r\n";
+    let ask = |path: &str| {
+        s.exchange(format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        ))
+    };
+    assert!(ask("/never?x=1").starts_with(hint), "{}", ask("/never?x=1"));
+    assert!(ask("/").starts_with("HTTP/1.1 200 OK\r\n"));
+}

@@ -34,6 +34,9 @@ const FRAME_MAX: u32 = 16 << 10;
 /// Bytes of a response that `h2` keeps until they are written.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// After a last send, how long until it is looked whether the connection is idle.
+const LOOK_AGAIN_MS: u64 = 200;
+
 /// How long a client may take to answer that it has seen the end of the connection announced.
 const FAREWELL_MS: u64 = 1_000;
 
@@ -317,7 +320,8 @@ impl Driver {
 
     /// Looks what the connection waits for, and for how long it may.
     fn settle(&mut self, cx: &mut Context<'_>) -> Next {
-        if self.lanes.has_panicked() {
+        if self.lanes.has_panicked() && !self.is_barred {
+            self.is_barred = true;
             self.conn.abrupt_shutdown(Reason::INTERNAL_ERROR);
             return Next::Again;
         }
@@ -346,7 +350,14 @@ impl Driver {
                 log(&self.lanes, format_args!("{why}"));
                 return Next::Over;
             }
-            self.timer.set(Some(until));
+            // That a send is done wakes nobody.
+            let is_only_sending = !is_busy && self.stuck_since.is_none();
+            let again = if is_only_sending {
+                until.min(now_ms + LOOK_AGAIN_MS)
+            } else {
+                until
+            };
+            self.timer.set(Some(again));
             return Next::Wait;
         }
         if is_busy || self.conn.has_streams() {

@@ -49,16 +49,22 @@ pub fn fields(ex: &Exchange, length: Option<u64>) -> (HeaderMap, u64) {
     (map, size)
 }
 
+/// The map of these fields. One that HTTP/2 cannot show is not in it.
+pub fn map<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        fields::add(&mut map, name, value);
+    }
+    map
+}
+
 /// What the upstream sent behind its body, for the client, and about how many bytes that is.
 pub fn trailers(ex: &Exchange) -> (Option<HeaderMap>, u64) {
     let response = &ex.response;
     if response.trailers.is_empty() || !response.passes_trailers {
         return (None, 0);
     }
-    let mut map = HeaderMap::with_capacity(response.trailers.len());
-    for (name, value) in response.passed_trailers() {
-        fields::add(&mut map, name, value);
-    }
+    let map = map(response.passed_trailers());
     let size = size(&map);
     ((!map.is_empty()).then_some(map), size)
 }

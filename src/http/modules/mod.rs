@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod core;
+pub mod early_hints;
 pub mod error_page;
 pub mod gzip;
 pub mod headers;

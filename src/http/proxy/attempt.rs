@@ -12,6 +12,7 @@ use crate::http::exchange::Exchange;
 use crate::http::h1::connection as connection_field;
 use crate::http::h1::framing::{self, Framing};
 use crate::http::h1::head::{self as h1_head, HeadLimits, Parsed};
+use crate::http::modules::early_hints;
 use crate::http::token::Token;
 use crate::observe::{Level, os_error};
 use crate::ring::{self, Addr, ConnectOpts, Socket};
@@ -340,7 +341,7 @@ async fn read_head(
             state.bytes_received += chunk.len() as u64;
         }
         drop(chunk);
-        if let Some(framing) = parse(ex, conf, &limits, &mut interim, failure)? {
+        if let Some(framing) = parse(ex, client, conf, &limits, &mut interim, failure)? {
             return Ok(framing);
         }
         conn.set_deadline(Some(clock::now_ms() + conf.read_timeout_ms));
@@ -350,6 +351,7 @@ async fn read_head(
 /// Parses what has come; `None` needs more.
 fn parse(
     ex: &mut Exchange,
+    client: &mut Client,
     conf: &Conf,
     limits: &HeadLimits,
     interim: &mut u32,
@@ -388,6 +390,7 @@ fn parse(
                     log_interim(ex);
                     return Err(Failed::Upstream(*failure));
                 }
+                early_hints::pass(ex, client);
                 let len = ex.response.upstream.len;
                 ex.response.buf.drain(..len);
                 ex.response.upstream.clear();

@@ -23,6 +23,7 @@ use crate::http::client::Client;
 use crate::http::exchange::Exchange;
 use crate::http::h1::framing::{self, Framing};
 use crate::http::h2::fields;
+use crate::http::modules::early_hints;
 use crate::http::token::Token;
 use crate::observe::Level;
 
@@ -231,10 +232,20 @@ fn send(
 /// What ends the wait for a head.
 enum Event {
     Head(Result<(u16, HeaderMap), h2::Error>),
-    Interim(Result<(), h2::Error>),
+    Interim(Result<http::Response<()>, h2::Error>),
     Late,
     Stuck(Stuck),
     Gone,
+}
+
+/// Passes an informational answer on, where that is wanted.
+fn pass_interim(ex: &mut Exchange, client: &mut Client, head: &http::Response<()>) {
+    let response = &mut ex.response;
+    let (status, headers) = (head.status().as_u16(), head.headers());
+    if fields::response(status, headers, &mut response.buf, &mut response.upstream).is_ok() {
+        early_hints::pass(ex, client);
+    }
+    ex.response.clear_head();
 }
 
 /// Waits until the head of a final answer is there.
@@ -262,7 +273,7 @@ async fn read_head(
                 _ => {}
             }
             if let Poll::Ready(result) = stream.poll_informational(cx) {
-                return Poll::Ready(Event::Interim(result.map(drop)));
+                return Poll::Ready(Event::Interim(result));
             }
             match stream.poll_head(cx) {
                 Poll::Ready(Some(result)) => return Poll::Ready(Event::Head(result)),
@@ -280,7 +291,8 @@ async fn read_head(
                 stream.set_deadline(None);
                 return Ok(head);
             }
-            Event::Interim(Ok(())) => {
+            Event::Interim(Ok(head)) => {
+                pass_interim(ex, client, &head);
                 failure.answer_begun = true;
                 interim += 1;
                 if interim > INTERIM_MAX {
