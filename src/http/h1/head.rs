@@ -191,9 +191,9 @@ pub fn check(buf: &[u8], head: &RequestHead, limits: &HeadLimits) -> Result<(), 
         HeadFault::Method
     } else if head.line.len() + 2 > limits.line_max {
         HeadFault::TargetTooLong
-    } else if head.fields.len() > limits.fields_max {
-        HeadFault::TooLarge
-    } else if head.len > limits.first_buffer && !limits.hold(line_lengths(head, 0)) {
+    } else if head.fields.len() > limits.fields_max
+        || (head.len > limits.first_buffer && !limits.hold(line_lengths(head, 0)))
+    {
         HeadFault::TooLarge
     } else {
         return Ok(());
