@@ -338,7 +338,7 @@ fn what_a_server_has_not_looked_at_is_sent_again() {
     }
     let refusals = AtomicUsize::new(0);
     let b = H2Backend::start(move |mut call| {
-        let is_refused = refusals.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+        let is_refused = refusals.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
         async move {
             if is_refused {
                 call.reset(h2::Reason::REFUSED_STREAM);
