@@ -1,9 +1,11 @@
 //! `proxy_http_version 2`: HTTP/2 without TLS to the application servers.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::h2_backend::{Options, send};
+use crate::common::h2_client::{h2c, with_h2};
 use crate::common::*;
 
 fn proxied(conf: &str, backend: &H2Backend) -> Server {
@@ -634,6 +636,51 @@ fn informational_answers_come_first() {
         call.inform(103, &[("link", "</more.css>")]);
         call.answer(200, &[], "fine").await;
     });
-    let s = simple(&b);
+    let s = proxied(
+        "server {
+            listen 127.0.0.1:%%P0%%;
+            proxy_http_version 2;
+            location / { proxy_pass http://127.0.0.1:%%H0%%; }
+            location /hints { proxy_pass http://127.0.0.1:%%H0%%; early_hints 0 $arg_hints; }
+        }",
+        &b,
+    );
     assert_eq!(s.get("/").text(), "fine");
+    assert_eq!(s.get("/hints").text(), "fine");
+    let mut client = s.connect();
+    client.send("GET /hints?hints=1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    for sheet in ["style", "more"] {
+        let head = client.take_until("\r\n\r\n");
+        let expected = format!("HTTP/1.1 103 Early Hints\r\nlink: </{sheet}.css>\r\n\r\n");
+        assert_eq!(head, expected);
+    }
+    assert_eq!(client.response().text(), "fine");
+}
+
+#[test]
+fn hints_of_a_server_that_speaks_http_1() {
+    if skip_on_nginx("1.22 has no early_hints") {
+        return;
+    }
+    let b = Backend::bytes(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nServer: x\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine",
+    );
+    let s = h2c("early_hints 1; location / { proxy_pass http://127.0.0.1:%%B0%%; }")
+        .backends(&[&b])
+        .start();
+    let mut client = s.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = client.take_until("\r\n\r\n");
+    assert_eq!(head, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+    assert_eq!(client.response().text(), "fine");
+    with_h2(s.port(0), async |mut client| {
+        let request = client.request("GET", "/");
+        let (mut response, _) = client.send.send_request(request, true).unwrap();
+        let hints = poll_fn(|cx| response.poll_informational(cx)).await;
+        let hints = hints.unwrap().unwrap();
+        assert_eq!(hints.status(), 103);
+        assert_eq!(hints.headers()["link"], "</a.css>");
+        assert_eq!(response.await.unwrap().status(), 200);
+    });
 }
