@@ -115,7 +115,7 @@ impl UpstreamConn {
     }
 
     /// Sets the moment at which the connection is shut down, in milliseconds of
-    /// [`clock::now_ms`]; `None` for never.
+    /// [`crate::base::clock::now_ms`]; `None` for never.
     pub fn set_deadline(&self, at_ms: Option<u64>) {
         self.sock().set_deadline(at_ms);
     }
