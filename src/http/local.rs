@@ -29,6 +29,8 @@ const COLLECT_EVERY_MS: u64 = 2_000;
 /// One worker's part of `http`. Shared by its tasks, never by another thread.
 pub struct Local {
     generation: RefCell<Rc<Generation>>,
+    /// How often it was replaced.
+    reloads: Cell<u64>,
     /// Idle connections to upstream peers.
     pub idle: RefCell<IdlePool<Box<UpstreamConn>>>,
     /// HTTP/2 connections to upstream peers.
@@ -80,6 +82,7 @@ impl Local {
     pub fn new(conf: Arc<HttpConf>, places: Rc<Places>) -> Rc<Self> {
         let local = Rc::new(Local {
             generation: RefCell::new(Rc::new(Generation::new(conf))),
+            reloads: Cell::new(0),
             idle: RefCell::new(IdlePool::new()),
             lines: RefCell::default(),
             balance: RefCell::default(),
@@ -107,6 +110,14 @@ impl Local {
             return;
         }
         *self.generation.borrow_mut() = Rc::new(Generation::new(conf));
+        self.reloads.set(self.reloads.get() + 1);
+        // For connections that told their client something which is different now.
+        self.timers.wake_all();
+    }
+
+    /// How often the configuration was replaced.
+    pub fn reloads(&self) -> u64 {
+        self.reloads.get()
     }
 
     /// From now on connections close as soon as they are idle.

@@ -90,6 +90,25 @@ fn a_client_that_stops_within_the_preface_is_not_waited_for() {
 }
 
 #[test]
+fn a_header_block_that_stops_half_way_is_not_waited_for() {
+    if skip_on_nginx("1.22 waits for keepalive_timeout") {
+        return;
+    }
+    let s = h2c("client_header_timeout 1s; return 200;").start();
+    let mut stream = raw(s.port(0));
+    stream.write_all(GET).unwrap();
+    let without_end = [0, 0, 3, 1, 1, 0, 0, 0, 3, 0x82, 0x84, 0x86];
+    stream.write_all(&without_end).unwrap();
+    assert_eq!(
+        goaway(&mut stream),
+        Some(1),
+        "PROTOCOL_ERROR, as nginx says"
+    );
+    let told = "client timed out (110: Connection timed out) while reading client request headers";
+    s.wait_for_text("error.log", told);
+}
+
+#[test]
 fn idle_connections_end_after_their_time() {
     let s = h2c("keepalive_timeout 1s; return 200;").start();
     let mut stream = raw(s.port(0));
@@ -152,6 +171,25 @@ fn connections_live_through_a_reload() {
         s.reload();
         assert_eq!(h2.get("/").await.text(), "two");
     });
+}
+
+#[test]
+fn a_reload_ends_connections_that_were_told_otherwise() {
+    if skip_on_nginx("1.22 ends all of them") {
+        return;
+    }
+    for after in ["http2 on; http2_max_concurrent_streams 7;", ""] {
+        let s = h2c("return 200;").start();
+        let mut stream = raw(s.port(0));
+        stream.write_all(GET).unwrap();
+        // SETTINGS, WINDOW_UPDATE, the acknowledgement and the answer.
+        while frame(&mut stream).is_some_and(|(kind, ..)| kind != 1) {}
+        s.write_http(&format!(
+            "server {{ listen 127.0.0.1:%%P0%%; {after} return 200; }}"
+        ));
+        s.reload();
+        assert_eq!(goaway(&mut stream), Some(0), "{after}");
+    }
 }
 
 #[test]

@@ -95,10 +95,14 @@ struct Begun {
 async fn begin(ex: Exchange, client: Client, slot: usize) -> Option<Begun> {
     let conn = client.into_connection()?;
     let timer = ex.local.timers.add();
+    let reloads = ex.local.reloads();
     conn.sock.set_deadline(None);
     let (io, settings) = (take_over(conn), Settings::of(&ex));
     let linger_ms = settings.linger_ms;
-    let handshake = settings.builder.handshake::<_, Piece>(io.clone());
+    let handshake = settings
+        .announced
+        .builder()
+        .handshake::<_, Piece>(io.clone());
     let lanes = Lanes::new(Rc::clone(&ex.local), ex.client);
     let conn = shake(handshake, &io, &lanes, &timer, settings.header_timeout_ms).await;
     let driver = conn.map(|conn| {
@@ -109,6 +113,7 @@ async fn begin(ex: Exchange, client: Client, slot: usize) -> Option<Begun> {
             timer,
             slot,
             settings,
+            reloads,
             requests: 0,
             idle_since: None,
             stuck_since: None,
@@ -134,9 +139,9 @@ fn take_over(conn: client::Connection) -> Io<Guard> {
     )
 }
 
-/// What the connection goes by: that of the server it began with.
+/// What the connection goes by: that of the server it began with, in the newest configuration.
 struct Settings {
-    builder: server::Builder,
+    announced: Announced,
     header_timeout_ms: u64,
     send_timeout_ms: u64,
     keepalive_timeout_ms: u64,
@@ -146,23 +151,44 @@ struct Settings {
     linger_ms: u64,
 }
 
+/// What the client is told when the connection begins, and cannot change any more.
+#[derive(PartialEq)]
+struct Announced {
+    streams_max: u32,
+    stream_window: u32,
+    connection_window: u32,
+    head_max: u32,
+}
+
+impl Announced {
+    fn builder(&self) -> server::Builder {
+        let mut builder = server::Builder::new();
+        builder
+            .max_concurrent_streams(self.streams_max)
+            .initial_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window)
+            .enable_connect_protocol()
+            .max_send_buffer_size(SEND_BUFFER)
+            .max_header_list_size(self.head_max);
+        builder
+    }
+}
+
 impl Settings {
     fn of(ex: &Exchange) -> Settings {
         let server = ex.generation.server(ex.server);
         let core = &ex.generation.location(server.root).core;
         let client = &server.client;
         let head_max = client.header_buffer_size + client.large_buffers * client.large_buffer_size;
-        let mut builder = server::Builder::new();
-        builder
-            .max_concurrent_streams(server.http2.streams_max)
-            .initial_window_size(server.http2.stream_window)
-            .initial_connection_window_size(server.http2.connection_window)
-            .enable_connect_protocol()
-            .max_send_buffer_size(SEND_BUFFER)
+        let announced = Announced {
+            streams_max: server.http2.streams_max,
+            stream_window: server.http2.stream_window,
+            connection_window: server.http2.connection_window,
             // Somewhat more than is taken: what is too large for us gets an answer of ours.
-            .max_header_list_size(u32::try_from(head_max * 2).unwrap_or(u32::MAX));
+            head_max: u32::try_from(head_max * 2).unwrap_or(u32::MAX),
+        };
         Settings {
-            builder,
+            announced,
             header_timeout_ms: client.header_timeout_ms,
             send_timeout_ms: core.send_timeout_ms,
             keepalive_timeout_ms: core.keepalive_timeout_ms,
@@ -246,6 +272,8 @@ struct Driver {
     timer: Rc<Timer>,
     slot: usize,
     settings: Settings,
+    /// How often the configuration had been replaced when the settings were looked at.
+    reloads: u64,
     requests: u64,
     /// Monotonic ms since when there is no request.
     idle_since: Option<u64>,
@@ -325,9 +353,18 @@ impl Driver {
             self.conn.abrupt_shutdown(Reason::INTERNAL_ERROR);
             return Next::Again;
         }
+        if self.reloads != self.lanes.local.reloads() && self.is_superseded() {
+            self.leave();
+            // The client has a moment to hear of it.
+            self.wait_ended();
+            return Next::Again;
+        }
         let now_ms = clock::now_ms();
         let has_fired = self.timer.has_fired();
         self.timer.reset();
+        if self.is_head_late(now_ms) {
+            return Next::Again;
+        }
         let is_busy = self.lanes.busy() > 0;
         if is_busy || self.conn.has_streams() {
             self.wait_ended();
@@ -357,13 +394,55 @@ impl Driver {
             } else {
                 until
             };
-            self.timer.set(Some(again));
+            self.wait_until(again);
             return Next::Wait;
         }
         if is_busy || self.conn.has_streams() {
             return Next::Wait;
         }
         self.idle(cx, now_ms, has_fired)
+    }
+
+    /// Takes over what the newest configuration says. True if the client was told otherwise when
+    /// the connection began, so that it has to make another.
+    fn is_superseded(&mut self) -> bool {
+        let local = &self.lanes.local;
+        self.reloads = local.reloads();
+        let ex = Exchange::new(Rc::clone(local), self.lanes.info.clone());
+        let Some(listen) = ex.generation.http.listen_at(&ex.client.listen) else {
+            return true;
+        };
+        let listen = &ex.generation.http.listens[listen as usize];
+        let is_on = listen.http2 || ex.generation.server(ex.server).http2.enabled;
+        let settings = Settings::of(&ex);
+        let is_as_told = is_on && settings.announced == self.settings.announced;
+        self.settings = settings;
+        !is_as_told
+    }
+
+    /// Ends the connection if a header block has been on its way for too long; otherwise sees to it
+    /// that this is looked at in time.
+    fn is_head_late(&mut self, now_ms: u64) -> bool {
+        let since = self.io.with_watch(|guard| guard.unfinished_since());
+        let Some(since) = since.filter(|_| !self.is_barred) else {
+            return false;
+        };
+        let until = since + self.settings.header_timeout_ms;
+        if now_ms < until {
+            self.timer.set(Some(until));
+            return false;
+        }
+        let doing = "reading client request headers";
+        let why = format_args!("client timed out (110: Connection timed out) while {doing}");
+        log(&self.lanes, why);
+        self.is_barred = true;
+        self.conn.abrupt_shutdown(Reason::PROTOCOL_ERROR);
+        true
+    }
+
+    /// Has a look at the connection at `at_ms` at the latest.
+    fn wait_until(&self, at_ms: u64) {
+        self.timer.set(Some(at_ms.min(self.timer.at_ms())));
     }
 
     /// There is no request.
@@ -396,7 +475,7 @@ impl Driver {
         if now_ms >= until || (has_fired && patience_ms == 0) {
             return self.close();
         }
-        self.timer.set(Some(until));
+        self.wait_until(until);
         Next::Wait
     }
 

@@ -109,6 +109,8 @@ pub struct Guard {
     block: Block,
     streams: Streams,
     now_ms: u64,
+    /// When the frame, or the header block, that is being read began.
+    begun_ms: u64,
     idle_frames: u32,
     resets: u32,
     outgoing: Outgoing,
@@ -148,6 +150,7 @@ impl Guard {
             block: Block::default(),
             streams: Streams::default(),
             now_ms: 0,
+            begun_ms: 0,
             idle_frames: 0,
             resets: 0,
             outgoing: Outgoing::default(),
@@ -173,6 +176,17 @@ impl Guard {
             Place::Refused(violation) => Some(violation),
             _ => None,
         }
+    }
+
+    /// Since when (as `now_ms` of [`Guard::feed`]) a frame or a header block stands unfinished.
+    /// DATA does not count: who reads the body waits for it.
+    pub fn unfinished_since(&self) -> Option<u64> {
+        let is_between = match self.place {
+            Place::Preface(_) | Place::Refused(_) => true,
+            Place::Head(at) => at == 0 && self.in_block.is_none(),
+            Place::Payload(_) => self.kind() == kind::DATA,
+        };
+        (!is_between).then_some(self.begun_ms)
     }
 
     /// A stream that was reset for what the client did on it, and the code; each is told once.
@@ -206,6 +220,9 @@ impl Guard {
                 Ok(())
             }
             Place::Head(at) => {
+                if at == 0 && self.in_block.is_none() {
+                    self.begun_ms = self.now_ms;
+                }
                 let at = usize::from(at);
                 let piece = split(bytes, HEAD - at);
                 self.head[at..at + piece.len()].copy_from_slice(piece);

@@ -25,6 +25,11 @@ impl Timer {
         self.at_ms.set(at_ms.unwrap_or(NEVER));
     }
 
+    /// When it passes, in monotonic ms; the largest number for never.
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms.get()
+    }
+
     /// Whether the deadline has passed. Stays true until [`Timer::reset`].
     #[inline]
     pub fn has_fired(&self) -> bool {

@@ -313,6 +313,23 @@ fn time_heals() {
     assert_eq!(guard.feed(b"more", 90_000), Err(violation));
 }
 
+#[test]
+fn what_stands_unfinished_is_known() {
+    let mut guard = Guard::new(16_384);
+    guard.feed(&after(&[post(1)]), 10).unwrap();
+    assert_eq!(guard.unfinished_since(), None);
+    let start = frame(kind::HEADERS, 0, 3, GET);
+    guard.feed(&start[..4], 20).unwrap();
+    guard.feed(&start[4..], 30).unwrap();
+    let rest = frame(kind::CONTINUATION, flag::END_HEADERS, 3, GET);
+    guard.feed(&rest[..5], 40).unwrap();
+    assert_eq!(guard.unfinished_since(), Some(20));
+    guard.feed(&rest[5..], 50).unwrap();
+    assert_eq!(guard.unfinished_since(), None);
+    guard.feed(&data(1, 0)[..HEAD + 1], 60).unwrap();
+    assert_eq!(guard.unfinished_since(), None);
+}
+
 /// Frames that are mostly right.
 fn some_frame() -> impl Strategy<Value = Vec<u8>> {
     let block = prop_oneof![
