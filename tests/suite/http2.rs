@@ -212,6 +212,40 @@ fn an_answer_that_breaks_off_is_reset() {
 }
 
 #[test]
+fn events_come_one_by_one() {
+    let (next, asked) = std::sync::mpsc::channel();
+    let asked = std::sync::Mutex::new(asked);
+    let b = Backend::raw(move |mut conn, _| {
+        conn.try_head();
+        conn.send(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+             Transfer-Encoding: chunked\r\n\r\n",
+        );
+        while let Ok(number) = asked.lock().unwrap().recv_timeout(PATIENCE) {
+            conn.send(format!("9\r\ndata: {number}\n\n\r\n"));
+        }
+        conn.send("0\r\n\r\n");
+    });
+    let s = h2c("gzip on; location / { proxy_pass http://127.0.0.1:%%B0%%; }")
+        .backends(&[&b])
+        .start();
+    with_h2(s.port(0), async |mut h2| {
+        let request = h2.request("GET", "/");
+        let (answer, _) = h2.send.send_request(request, true).unwrap();
+        next.send(0).unwrap();
+        let mut events = answer.await.unwrap().into_body();
+        for number in 1..5 {
+            let event = events.data().await.unwrap().unwrap();
+            assert_eq!(event, format!("data: {}\n\n", number - 1));
+            // Only now is there another.
+            next.send(number).unwrap();
+        }
+        drop(next);
+        assert_eq!(read(&mut events).await.unwrap(), b"data: 4\n\n");
+    });
+}
+
+#[test]
 fn a_request_that_is_cancelled_ends_at_the_server_too() {
     let b = Backend::silent();
     let s = h2c(
