@@ -8,12 +8,12 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use aws_lc_rs::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ResolvesClientCert, Resumption, UnbufferedClientConnection};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms};
+use rustls::crypto::{SupportedKxGroup, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
-    SupportedCipherSuite, version,
+    SupportedCipherSuite,
 };
 
 use super::handshake::{self, Established, Progress, Session, Unread};
@@ -21,7 +21,7 @@ use super::host;
 use super::key_log::SecretsTo;
 use super::record::{Keys, PLAIN_MAX, Records};
 use super::resume::{Key, Sessions, Store};
-use super::server::{algorithms, provider, verify_signature};
+use super::server::{algorithms, provider_with, verify_signature, versions};
 use super::verify::{Failure, Trust};
 use super::x509::{self, Certificate};
 
@@ -170,18 +170,10 @@ impl Client {
     }
 
     fn build(settings: ClientSettings) -> Result<Client, Error> {
-        let provider = CryptoProvider {
-            cipher_suites: settings.suites,
-            kx_groups: settings.groups,
-            ..provider()
-        };
-        let versions = match (settings.tls12, settings.tls13) {
-            (true, true) => &[&version::TLS13, &version::TLS12][..],
-            (true, false) => &[&version::TLS12],
-            _ => &[&version::TLS13],
-        };
+        let provider = provider_with(settings.suites, settings.groups);
+        let versions = versions(settings.tls12, settings.tls13);
         let verifies = settings.trust.is_some();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier {

@@ -11,7 +11,7 @@ use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
-    SupportedCipherSuite, version,
+    SupportedCipherSuite, SupportedProtocolVersion, version,
 };
 
 use super::cert::Certificates;
@@ -79,6 +79,30 @@ pub fn provider() -> CryptoProvider {
     aws_lc_rs::default_provider()
 }
 
+/// The same, limited to these suites and groups.
+pub(super) fn provider_with(
+    suites: Vec<SupportedCipherSuite>,
+    groups: Vec<&'static dyn SupportedKxGroup>,
+) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: suites,
+        kx_groups: groups,
+        ..provider()
+    })
+}
+
+/// The versions that are spoken, the newest first; never none.
+static VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+
+/// Those of [`VERSIONS`] that are asked for.
+pub(super) fn versions(tls12: bool, tls13: bool) -> &'static [&'static SupportedProtocolVersion] {
+    match (tls12, tls13) {
+        (true, true) => &VERSIONS,
+        (true, false) => &VERSIONS[1..],
+        _ => &VERSIONS[..1],
+    }
+}
+
 /// The algorithms of signatures that are taken.
 pub fn algorithms() -> WebPkiSupportedAlgorithms {
     provider().signature_verification_algorithms
@@ -90,17 +114,9 @@ impl Server {
     /// # Errors
     /// The versions and suites do not go together.
     pub fn new(settings: Settings) -> Result<Server, Error> {
-        let provider = CryptoProvider {
-            cipher_suites: settings.suites,
-            kx_groups: settings.groups,
-            ..provider()
-        };
-        let versions = match (settings.tls12, settings.tls13) {
-            (true, true) => &[&version::TLS13, &version::TLS12][..],
-            (true, false) => &[&version::TLS12],
-            _ => &[&version::TLS13],
-        };
-        let builder = ServerConfig::builder_with_provider(Arc::new(provider))
+        let provider = provider_with(settings.suites, settings.groups);
+        let versions = versions(settings.tls12, settings.tls13);
+        let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(Arc::new(Ask {
                 asks: settings.asks,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::server::provider;
 use super::super::session::Tickets;
 use super::super::{Handshake, Server, Settings, cert};
 use super::*;
