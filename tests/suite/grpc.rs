@@ -1,8 +1,6 @@
 //! `grpc_pass`
 
-use std::time::Duration;
-
-use crate::common::h2_backend::{GRPC, map, send};
+use crate::common::h2_backend::{GRPC, Gate, map, send};
 use crate::common::tls::Identity;
 use crate::common::*;
 
@@ -240,22 +238,28 @@ fn errors_as_grpc_clients_want_them() {
 
 #[test]
 fn the_server_dies_within_an_answer() {
-    let b = H2Backend::start(|mut call| async move {
-        let mut stream = call.head(200, GRPC, false);
-        send(&mut stream, "hello".into(), false).await;
-        // Nothing of what was sent is to be taken back.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        if call.path() == "/kill" {
-            call.kill();
-            call.cancelled_behind(&mut stream).await;
-        } else {
-            stream.send_reset(h2::Reason::INTERNAL_ERROR);
+    let (gate, read) = Gate::closed();
+    let b = H2Backend::start(move |mut call| {
+        let read = read.clone();
+        async move {
+            let mut stream = call.head(200, GRPC, false);
+            send(&mut stream, "hello".into(), false).await;
+            // Nothing of what was sent is to be taken back.
+            read.pass().await;
+            if call.path() == "/kill" {
+                call.kill();
+                call.cancelled_behind(&mut stream).await;
+            } else {
+                stream.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
         }
     });
     let s = gateway(&b);
     for path in ["/kill", "/reset"] {
         let mut client = s.connect();
         client.send(post(path, "", b"abc"));
+        client.wait_until_read("hello");
+        gate.open();
         let answer = client.response();
         assert_eq!((answer.status, answer.complete), (200, false), "{path}");
     }

@@ -1,13 +1,12 @@
 //! `grpc_pass` for clients that speak HTTP/2, as gRPC's do.
 
 use std::future::poll_fn;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::{Request, Response};
 
-use crate::common::h2_backend::{Call, GRPC, Options, map, send};
+use crate::common::h2_backend::{Call, GRPC, Gate, Options, map, send};
 use crate::common::h2_client::{self, H2, h2c, reason, with_built, with_h2};
 use crate::common::*;
 
@@ -269,23 +268,32 @@ fn a_call_that_the_client_cancels() {
 
 #[test]
 fn a_server_that_resets() {
-    let b = H2Backend::start(|mut call| async move {
-        let mut stream = call.head(200, GRPC, false);
-        send(&mut stream, "hello".into(), false).await;
-        // Nothing of what was sent is to be taken back.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        if call.path() == "/kill" {
-            call.kill();
-            call.cancelled_behind(&mut stream).await;
-        } else {
-            stream.send_reset(Reason::INTERNAL_ERROR);
+    let (gate, read) = Gate::closed();
+    let b = H2Backend::start(move |mut call| {
+        let read = read.clone();
+        async move {
+            let mut stream = call.head(200, GRPC, false);
+            send(&mut stream, "hello".into(), false).await;
+            // Nothing of what was sent is to be taken back.
+            read.pass().await;
+            if call.path() == "/kill" {
+                call.kill();
+                call.cancelled_behind(&mut stream).await;
+            } else {
+                stream.send_reset(Reason::INTERNAL_ERROR);
+            }
         }
     });
     let s = gateway(&b);
     with_h2(s.port(0), async |mut client| {
         for path in ["/reset", "/kill"] {
             let request = call(&client, path);
-            let error = client.ask(request, b"x").await.unwrap_err();
+            let (response, mut sending) = client.send.send_request(request, false).unwrap();
+            sending.send_data("x".into(), true).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "hello");
+            gate.open();
+            let error = h2_client::read(&mut body).await.unwrap_err();
             assert_eq!(reason(&error), Some(Reason::INTERNAL_ERROR), "{path}");
         }
     });

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use h2::Reason;
@@ -133,10 +134,12 @@ fn connections_serve_so_many_requests() {
 
 #[test]
 fn a_graceful_end_lets_requests_finish() {
-    let b = Backend::raw(|mut conn, _| {
+    let (finish, asked) = mpsc::channel();
+    let asked = Mutex::new(asked);
+    let b = Backend::raw(move |mut conn, _| {
         while conn.try_head().is_some() {
             conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsl");
-            std::thread::sleep(Duration::from_millis(400)); // The work that takes a while.
+            asked.lock().unwrap().recv_timeout(PATIENCE).unwrap();
             conn.send("ow");
         }
     });
@@ -150,6 +153,8 @@ fn a_graceful_end_lets_requests_finish() {
         let (response, _) = h2.send.send_request(request, true).unwrap();
         let response = response.await.unwrap();
         s.signal(libc::SIGQUIT);
+        s.wait_for_text("error.log", "gracefully shutting down");
+        finish.send(()).unwrap();
         let got = answer(response).await.unwrap();
         assert_eq!(got.text(), "slow");
         let ended = poll_fn(|cx| h2.send.poll_ready(cx)).await;

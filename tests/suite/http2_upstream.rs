@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::h2_backend::{Options, send};
+use crate::common::h2_backend::{Gate, Options, send};
 use crate::common::h2_client::{h2c, with_h2};
 use crate::common::*;
 
@@ -62,12 +62,17 @@ fn more_requests_at_once_than_the_server_takes_on_a_connection() {
         streams_max: Some(2),
         ..Options::default()
     };
-    let b = H2Backend::with(few, |mut call| async move {
-        // Long enough for the others to come.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let path = call.path();
-        call.whole().await;
-        call.answer(200, &[], path).await;
+    let all = std::sync::Arc::new(tokio::sync::Barrier::new(20));
+    let b = H2Backend::with(few, move |mut call| {
+        let all = all.clone();
+        async move {
+            let path = call.path();
+            if path.ends_with("/0") {
+                all.wait().await;
+            }
+            call.whole().await;
+            call.answer(200, &[], path).await;
+        }
     });
     let s = simple(&b);
     let clients: Vec<_> = (0..20)
@@ -220,24 +225,25 @@ fn the_server_resets_a_stream() {
     if skip_on_nginx("1.22 has no proxy_http_version 2") {
         return;
     }
-    let b = H2Backend::start(|mut call| async move {
-        match call.path().as_str() {
-            "/before" => call.reset(h2::Reason::INTERNAL_ERROR),
-            "/behind" => {
-                let mut stream = call.head(200, &[("content-length", "10")], false);
-                send(&mut stream, "12345".into(), false).await;
-                // Nothing of what was sent is to be taken back.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                stream.send_reset(h2::Reason::INTERNAL_ERROR);
+    let (gate, read) = Gate::closed();
+    let b = H2Backend::start(move |mut call| {
+        let read = read.clone();
+        async move {
+            match call.path().as_str() {
+                "/before" => call.reset(h2::Reason::INTERNAL_ERROR),
+                path @ ("/behind" | "/open") => {
+                    let (length, reason) = match path {
+                        "/behind" => (&[("content-length", "10")][..], 2),
+                        _ => (&[][..], 8),
+                    };
+                    let mut stream = call.head(200, length, false);
+                    send(&mut stream, "12345".into(), false).await;
+                    // Nothing of what was sent is to be taken back.
+                    read.pass().await;
+                    stream.send_reset(h2::Reason::from(reason));
+                }
+                _ => call.answer(200, &[], "fine").await,
             }
-            "/open" => {
-                let mut stream = call.head(200, &[], false);
-                send(&mut stream, "12345".into(), false).await;
-                // Nothing of what was sent is to be taken back.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                stream.send_reset(h2::Reason::CANCEL);
-            }
-            _ => call.answer(200, &[], "fine").await,
         }
     });
     let s = simple(&b);
@@ -249,6 +255,8 @@ fn the_server_resets_a_stream() {
     for path in ["/behind", "/open"] {
         let mut client = s.connect();
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client.wait_until_read("12345");
+        gate.open();
         let answer = client.response();
         assert_eq!((answer.status, answer.complete), (200, false), "{path}");
     }
@@ -265,21 +273,25 @@ fn the_connection_breaks() {
     if skip_on_nginx("1.22 has no proxy_http_version 2") {
         return;
     }
-    let b = H2Backend::start(|mut call| async move {
-        match call.path().as_str() {
-            "/before" => {
-                call.kill();
-                call.cancelled().await;
+    let (gate, read) = Gate::closed();
+    let b = H2Backend::start(move |mut call| {
+        let read = read.clone();
+        async move {
+            match call.path().as_str() {
+                "/before" => {
+                    call.kill();
+                    call.cancelled().await;
+                }
+                "/behind" => {
+                    let mut stream = call.head(200, &[], false);
+                    send(&mut stream, "12345".into(), false).await;
+                    // The answer is to be on its way first.
+                    read.pass().await;
+                    call.kill();
+                    call.cancelled().await;
+                }
+                _ => call.answer(200, &[], "fine").await,
             }
-            "/behind" => {
-                let mut stream = call.head(200, &[], false);
-                send(&mut stream, "12345".into(), false).await;
-                // The answer is to be on its way first.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                call.kill();
-                call.cancelled().await;
-            }
-            _ => call.answer(200, &[], "fine").await,
         }
     });
     let s = simple(&b);
@@ -291,6 +303,8 @@ fn the_connection_breaks() {
     assert_eq!(s.get("/").text(), "fine");
     let mut client = s.connect();
     client.send("GET /behind HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.wait_until_read("12345");
+    gate.open();
     let answer = client.response();
     assert_eq!((answer.status, answer.complete), (200, false));
     assert_eq!(s.get("/").text(), "fine");
@@ -306,7 +320,7 @@ fn a_server_that_leaves_is_let_go() {
         if call.path() == "/leave" {
             call.go_away();
         }
-        // Requests come while it leaves.
+        // Requests come while it leaves: this is the time it takes.
         tokio::time::sleep(Duration::from_millis(20)).await;
         call.answer(200, &[], "fine").await;
     });

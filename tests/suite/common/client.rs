@@ -240,6 +240,15 @@ impl Conn {
         self.fill().is_ok_and(|n| n > 0).then_some(())
     }
 
+    /// Wait until `mark` is among what was read and not yet taken.
+    #[track_caller]
+    pub fn wait_until_read(&mut self, mark: &str) {
+        while find(&self.buffer, mark.as_bytes()).is_none() {
+            let got = String::from_utf8_lossy(&self.buffer).into_owned();
+            assert!(self.fill().unwrap() > 0, "closed after {got:?}");
+        }
+    }
+
     /// Bytes up to and with `mark`.
     #[track_caller]
     pub fn take_until(&mut self, mark: &str) -> String {

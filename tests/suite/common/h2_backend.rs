@@ -320,6 +320,28 @@ pub fn map(fields: &[(&str, &str)]) -> HeaderMap {
     fields.iter().map(pair).collect()
 }
 
+/// What a server waits for until the test lets it go on.
+#[derive(Clone)]
+pub struct Gate(Arc<tokio::sync::Semaphore>);
+
+impl Gate {
+    /// A closed one, twice: for the test and for the server.
+    pub fn closed() -> (Gate, Gate) {
+        let gate = Gate(Arc::new(tokio::sync::Semaphore::new(0)));
+        (gate.clone(), gate)
+    }
+
+    /// Lets one through.
+    pub fn open(&self) {
+        self.0.add_permits(1);
+    }
+
+    /// Waits to be let through.
+    pub async fn pass(&self) {
+        self.0.acquire().await.unwrap().forget();
+    }
+}
+
 /// Sends bytes as the peer takes them. False if it does not any more.
 pub async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes, ends: bool) -> bool {
     while !bytes.is_empty() {

@@ -166,7 +166,8 @@ impl Connection {
         let room = self.streams_max().saturating_sub(self.active.get());
         let line = self.line.borrow().upgrade();
         if let Some(line) = line {
-            line.wake(room as usize);
+            // One more than there is room for: it makes the next connection.
+            line.wake(room as usize + 1);
         }
     }
 
