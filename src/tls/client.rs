@@ -268,15 +268,8 @@ impl ClientHandshake {
         let session = Session::of(&self.conn, name.into())?;
         let (secrets, keys) = self.conn.dangerous_into_kernel_connection()?;
         let keys = Keys::Client(Box::new(keys));
-        let mut records = Records::new(secrets, keys, PLAIN_MAX)?;
-        if self.unread.closed {
-            records.close();
-        }
-        Ok(Established {
-            records,
-            session,
-            plain: self.unread.plain,
-        })
+        let records = Records::new(secrets, keys, PLAIN_MAX)?;
+        Ok(Established::new(records, session, self.unread))
     }
 }
 

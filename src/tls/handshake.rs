@@ -156,6 +156,20 @@ pub struct Established {
     pub plain: Vec<u8>,
 }
 
+impl Established {
+    /// With what the peer has sent already.
+    pub(super) fn new(mut records: Records, session: Session, unread: Unread) -> Established {
+        if unread.closed {
+            records.close();
+        }
+        Established {
+            records,
+            session,
+            plain: unread.plain,
+        }
+    }
+}
+
 impl Handshake {
     /// Begins a handshake with a client that asks for a server of this name.
     ///
@@ -199,15 +213,8 @@ impl Handshake {
         session.id = self.session_id;
         let (secrets, keys) = self.conn.dangerous_into_kernel_connection()?;
         let keys = Keys::Server(Box::new(keys));
-        let mut records = Records::new(secrets, keys, self.record_max)?;
-        if self.unread.closed {
-            records.close();
-        }
-        Ok(Established {
-            records,
-            session,
-            plain: self.unread.plain,
-        })
+        let records = Records::new(secrets, keys, self.record_max)?;
+        Ok(Established::new(records, session, self.unread))
     }
 }
 
